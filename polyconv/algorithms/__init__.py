@@ -1,0 +1,27 @@
+"""Every algorithm, in the order of the ladder from nested loops to one matrix product.
+
+To add one, write its module and add its row here; tests, benchmarks, examples and plans go over this tuple.
+"""
+
+from __future__ import annotations
+
+from .base import Algorithm, Cost
+from .im2col import IM2COL
+from .naive import NAIVE, PATCH
+from .pointwise import POINTWISE
+from .taps import DEPTHWISE, TAPS
+from .windows import EINSUM, STRIDED_SUM, TENSORDOT
+
+__all__ = ["ALGORITHMS", "Algorithm", "Cost"]
+
+ALGORITHMS: tuple[Algorithm, ...] = (
+    NAIVE,
+    PATCH,
+    TAPS,
+    STRIDED_SUM,
+    TENSORDOT,
+    EINSUM,
+    IM2COL,
+    POINTWISE,
+    DEPTHWISE,
+)

@@ -1,0 +1,44 @@
+"""Convolution as one matrix product over all windows, each unrolled into a column (or a row).
+
+Chellapilla, Puri & Simard, "High performance convolutional neural networks for document processing" (2006);
+the road that Caffe made famous. It reads every pixel once per kernel tap and stores the windows, in exchange
+for one large matrix product, the operation that libraries do best.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from ..arrays import Array, windows
+from ..problem import ConvProblem
+from .base import Algorithm, Cost, never
+from .pointwise import contract, contract_copies
+
+__all__ = ["IM2COL"]
+
+
+def im2col(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """A window's channels and taps become the channels of a pointwise convolution.
+
+    They are unrolled in the order in which they lie in memory, so that the copy runs along it: channels
+    innermost where the image has them so, kernel taps innermost otherwise.
+    """
+    n = problem.ndim
+    out, taps = tuple(range(3, 3 + n)), tuple(range(3 + n, 3 + 2 * n))
+    view = windows(x, problem, xp)  # (N, G, C, *out, *kernel)
+    if problem.channels_last:
+        view = xp.permute_dims(view, (0, 1, *taps, 2, *out))
+        w = xp.permute_dims(w, (0, 1, *out, 2))  # (G, K, *kernel, C)
+    else:
+        view = xp.permute_dims(view, (0, 1, 2, *taps, *out))
+    return contract(view, w, problem, xp)
+
+
+def _cost(p: ConvProblem) -> Cost:
+    columns = p.batch * p.groups * p.channels * p.taps * p.positions
+    traffic = (3 * columns + p.output_elements + 2 * contract_copies(p)) * p.itemsize
+    workspace = (columns + p.kernel_elements + contract_copies(p)) * p.itemsize
+    return Cost(p.macs, traffic, calls=8, workspace=workspace)
+
+
+IM2COL = Algorithm("im2col", im2col, _cost, never)

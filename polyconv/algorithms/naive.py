@@ -1,0 +1,72 @@
+"""Convolution by loops: the definition itself, and its first improvement.
+
+``naive`` visits every index of the definition in nested loops, as every introduction to convolution does
+(Dumoulin & Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285). ``patch`` keeps
+only the loop over output positions and lets array operations do batch, channels and kernel at once.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from types import ModuleType
+
+from ..arrays import Array, contiguous, matmul
+from ..problem import ConvProblem, reach
+from .base import Algorithm, Cost, never
+
+__all__ = ["NAIVE", "PATCH"]
+
+
+def naive(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """One multiplication at a time. Slow by three orders of magnitude or more, and easy to check by eye."""
+    p = problem
+    results = []
+    for n, g, k, *o in product(*map(range, (p.batch, p.groups, p.filters, *p.output_size))):
+        corner = [position * stride for position, stride in zip(o, p.stride, strict=True)]
+        terms = []
+        for c, *t in product(*map(range, (p.channels, *p.kernel))):
+            i = [start + tap * dilation for start, tap, dilation in zip(corner, t, p.dilation, strict=True)]
+            terms.append(x[(n, g, c, *i)] * w[(g, k, c, *t)])
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        results.append(total)
+    return xp.reshape(xp.stack(results), (p.batch, p.groups, p.filters, *p.output_size))
+
+
+def _naive_cost(p: ConvProblem) -> Cost:
+    # Four Python-level operations a term: two look-ups, a product, a sum. A list slot and an element object
+    # (about 40 bytes) stay alive for every result, and for every term of one result.
+    alive = 40 * (p.output_elements + p.channels * p.taps) + p.output_elements * p.itemsize
+    return Cost(matmul_macs=0, traffic=0, calls=4 * p.macs, workspace=alive)
+
+
+def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """One matrix product per output position: its patch of the image by all filters."""
+    p = problem
+    length = p.channels * p.taps
+    filters = contiguous(xp.permute_dims(xp.reshape(w, (p.groups, p.filters, length)), (0, 2, 1)))
+    spans = tuple(map(reach, p.kernel, p.dilation))
+    columns = []
+    for o in product(*map(range, p.output_size)):
+        window = (
+            slice(position * stride, position * stride + span, dilation)
+            for position, stride, span, dilation in zip(o, p.stride, spans, p.dilation, strict=True)
+        )
+        patches = xp.reshape(x[(slice(None), slice(None), slice(None), *window)], (p.batch, p.groups, length))
+        columns.append(matmul(xp.permute_dims(patches, (1, 0, 2)), filters, xp))  # (G, N, K)
+    y = xp.reshape(xp.stack(columns, axis=0), (*p.output_size, p.groups, p.batch, p.filters))
+    last = p.ndim
+    return xp.permute_dims(y, (last + 1, last, last + 2, *range(last)))
+
+
+def _patch_cost(p: ConvProblem) -> Cost:
+    patches = p.batch * p.groups * p.channels * p.taps
+    read = (patches * p.positions * 2 + p.kernel_elements * p.positions + 2 * p.output_elements) * p.itemsize
+    # Every column is an array object of its own (about 200 bytes) until all are stacked.
+    alive = (p.kernel_elements + patches + 2 * p.output_elements) * p.itemsize + 200 * p.positions
+    return Cost(matmul_macs=p.macs, traffic=read, calls=6 * p.positions, workspace=alive)
+
+
+NAIVE = Algorithm("naive", naive, _naive_cost, never)
+PATCH = Algorithm("patch", patch, _patch_cost, never)

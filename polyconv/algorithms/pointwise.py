@@ -1,0 +1,64 @@
+"""The 1x1 convolution: a matrix product over channels, and nothing else.
+
+Lin, Chen & Yan, "Network in network" (arXiv:1312.4400). :func:`contract` is that product in both memory
+orders; ``taps`` and ``im2col`` are built upon it, since each turns a larger kernel into pointwise ones.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from ..arrays import Array, matmul
+from ..problem import ConvProblem
+from .base import Algorithm, Cost
+
+__all__ = ["POINTWISE", "contract"]
+
+
+def contract(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """Sum over everything that stands for channels: ``(N, G, *R, *out)`` by ``(G, K, *R)`` -> ``(N, G, K, *out)``.
+
+    Where space is innermost in memory, the image is the right factor: one column per output position, and the
+    product comes out with space innermost. Where channels are, it is the left one: one row per position. Either
+    way an image that is contiguous in its own order is not copied, and neither is the result.
+    """
+    p = problem
+    if not p.channels_last:
+        columns = xp.reshape(x, (p.batch, p.groups, -1, p.positions))
+        y = matmul(xp.reshape(w, (p.groups, p.filters, -1)), columns, xp)
+        return xp.reshape(y, (p.batch, p.groups, p.filters, *p.output_size))
+    space = tuple(range(len(x.shape) - p.ndim, len(x.shape)))
+    reduced = tuple(range(2, space[0]))
+    rows = xp.reshape(xp.permute_dims(x, (1, 0, *space, *reduced)), (p.groups, p.batch * p.positions, -1))
+    filters = xp.permute_dims(xp.reshape(w, (p.groups, p.filters, -1)), (0, 2, 1))
+    y = xp.reshape(matmul(rows, filters, xp), (p.groups, p.batch, *p.output_size, p.filters))
+    return xp.permute_dims(y, (1, 0, 2 + p.ndim, *range(2, 2 + p.ndim)))
+
+
+def contract_copies(p: ConvProblem) -> int:
+    """Elements that ``contract`` writes once more on the way: the regrouping of a grouped channels-last result."""
+    return p.output_elements if p.channels_last and p.groups > 1 else 0
+
+
+def pointwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """One matrix product over the channels of every ``stride``-th element."""
+    if any(step != 1 for step in problem.stride):
+        x = x[(slice(None), slice(None), slice(None), *(slice(None, None, step) for step in problem.stride))]
+    return contract(x, xp.reshape(w, w.shape[:3]), problem, xp)
+
+
+def _cost(p: ConvProblem) -> Cost:
+    image = p.batch * p.groups * p.channels * p.positions
+    # The image is copied only where the caller's strides leave no matrix; planning does not see strides.
+    workspace = (image + p.kernel_elements + contract_copies(p)) * p.itemsize
+    traffic = (image + p.output_elements + 2 * contract_copies(p)) * p.itemsize
+    return Cost(matmul_macs=p.macs, traffic=traffic, calls=6, workspace=workspace)
+
+
+def _reject(p: ConvProblem) -> str | None:
+    if p.taps == 1:
+        return None
+    return f"pointwise takes kernels of one tap, and this one is {'x'.join(map(str, p.kernel))}"
+
+
+POINTWISE = Algorithm("pointwise", pointwise, _cost, _reject)

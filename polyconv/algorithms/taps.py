@@ -1,0 +1,77 @@
+"""Convolution as a sum of shifted pointwise convolutions, one per kernel tap.
+
+Also known as shift-and-matmul or kn2row (Vasudevan, Anderson & Gregg, "Parallel multi channel convolution using
+general matrix multiplication", arXiv:1704.04428). No window is ever stored: the workspace is one tap's image
+and one tap's result. ``depthwise`` is the same sum where a filter sees one channel, so that each
+product is elementwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from types import ModuleType
+
+from ..arrays import Array
+from ..problem import ConvProblem
+from .base import Algorithm, Cost, never
+from .pointwise import contract, contract_copies
+
+__all__ = ["DEPTHWISE", "TAPS"]
+
+
+def shifts(x: Array, problem: ConvProblem) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Every tap with the part of the image that it meets: ``(N, G, C, *size)`` -> ``(N, G, C, *output_size)`` views."""
+    p = problem
+    for tap in product(*map(range, p.kernel)):
+        starts = [t * d for t, d in zip(tap, p.dilation, strict=True)]
+        space = (
+            slice(start, start + (n - 1) * step + 1, step)
+            for start, n, step in zip(starts, p.output_size, p.stride, strict=True)
+        )
+        yield tap, x[(slice(None), slice(None), slice(None), *space)]
+
+
+def taps(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """One matrix product over channels per kernel tap, summed."""
+    return sum_of(contract(shifted, w[(..., *tap)], problem, xp) for tap, shifted in shifts(x, problem))
+
+
+def depthwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """One elementwise product per kernel tap, summed; each channel meets only its own filters."""
+    trailing = (1,) * problem.ndim
+    weights = xp.reshape(w, (*w.shape[:2], *w.shape[3:]))  # (G, K, *kernel), the single channel left out
+    return sum_of(
+        shifted * xp.reshape(weights[(..., *tap)], (*w.shape[:2], *trailing)) for tap, shifted in shifts(x, problem)
+    )
+
+
+def sum_of(terms: Iterator[Array]) -> Array:
+    """The sum of arrays, each fresh: in place where the library's arrays can be written to."""
+    total = next(terms)
+    for term in terms:
+        total += term
+    return total
+
+
+def _cost(p: ConvProblem) -> Cost:
+    shifted = p.batch * p.groups * p.channels * p.positions
+    step = shifted * 2 + 3 * p.output_elements + 2 * contract_copies(p)
+    workspace = shifted + p.output_elements + contract_copies(p) + p.groups * p.filters * p.channels
+    return Cost(p.macs, traffic=step * p.taps * p.itemsize, calls=8 * p.taps, workspace=workspace * p.itemsize)
+
+
+def _depthwise_cost(p: ConvProblem) -> Cost:
+    step = p.batch * p.groups * p.positions + 4 * p.output_elements
+    workspace = 2 * p.output_elements + p.kernel_elements
+    return Cost(0, traffic=step * p.taps * p.itemsize, calls=5 * p.taps, workspace=workspace * p.itemsize)
+
+
+def _depthwise_reject(p: ConvProblem) -> str | None:
+    if p.channels == 1:
+        return None
+    return f"depthwise takes one input channel per group, and here each group has {p.channels}"
+
+
+TAPS = Algorithm("taps", taps, _cost, never)
+DEPTHWISE = Algorithm("depthwise", depthwise, _depthwise_cost, _depthwise_reject)

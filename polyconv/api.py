@@ -1,0 +1,218 @@
+"""The public functions: signatures and their meaning, no logic."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from .algorithms import ALGORITHMS, Algorithm
+from .arguments import Call, Demands, Padding, read, read_demands
+from .arrays import Array
+from .planning import Plan, make_plan
+
+__all__ = ["algorithms", "conv", "conv1d", "conv2d", "conv3d", "plan"]
+
+
+class Options(TypedDict, total=False):
+    """The keywords of every convolution; their defaults stand in the signatures of ``arguments``."""
+
+    stride: int | Sequence[int]
+    padding: Padding
+    dilation: int | Sequence[int]
+    groups: int
+    layout: str | None
+    kernel_layout: str | None
+    padding_mode: str
+    flip_kernel: bool
+    dtype: Any
+    algorithm: str | Algorithm
+    accuracy: str
+    max_workspace: int | None
+    workers: int | None
+
+
+_KEYWORDS = {
+    parameter.name: parameter
+    for function in (read, read_demands)
+    for parameter in inspect.signature(function).parameters.values()
+    if parameter.name in Options.__annotations__
+}
+_DEMANDS = inspect.signature(read_demands).parameters.keys()
+
+_PARAMETERS = """
+    Parameters
+    ----------
+    x
+        The images: an array of NumPy, CuPy, PyTorch, JAX or any library with the Array API, of any numeric
+        dtype, its axes as ``layout`` spells them. It is never written to.
+    w
+        The kernel, of the same library and on the same device, its axes as ``kernel_layout`` spells them.
+    bias
+        One value per output channel, shape ``(K,)``; shape ``()`` where the layout has no channels.
+    stride
+        The step between neighbouring windows, one for all spatial axes or one for each.
+    padding
+        The margin added around the image before it is convolved: an int, one int per spatial axis, or a
+        ``(low, high)`` pair per axis; or by name: ``"valid"`` (none), ``"same"`` (as much as makes the output
+        ``ceil(n / stride)`` long; an odd margin has its extra element at the end), which is also spelled
+        ``"same_upper"``, or ``"same_lower"`` (the extra element at the start).
+    dilation
+        The distance between neighbouring kernel taps, in image elements, one for all axes or one for each.
+    groups
+        Into how many groups the channels are split; filters see only the channels of their own group.
+        With ``groups`` equal to the number of channels, the convolution is depthwise.
+    layout
+        One capital letter for each axis of ``x`` and of the result: ``N`` batch, ``C`` channels, any other a
+        spatial axis, as in ``"NCHW"``, ``"NHWC"``, ``"NCW"``, ``"CHW"`` or ``"HW"``. By default, batch and
+        channels come first.
+    kernel_layout
+        One letter for each axis of ``w``: ``O`` output channels, ``I`` input channels of one group, and the
+        spatial letters of ``layout``. By default ``"OIHW"`` where channels come first, ``"HWIO"`` where they
+        come last, and ``"HW"`` where the layout has no channels.
+    padding_mode
+        What the margin holds, by :func:`numpy.pad`'s names: ``"constant"`` (zero), ``"reflect"``,
+        ``"symmetric"``, ``"edge"`` or ``"wrap"``; PyTorch's ``"zeros"``, ``"replicate"`` and ``"circular"``
+        mean ``constant``, ``edge`` and ``wrap``.
+    flip_kernel
+        Turn the kernel around along its spatial axes first, which gives convolution in the mathematician's
+        (and SciPy's) sense.
+    dtype
+        The dtype to sum in and to return, by default chosen thus: floats promote as usual; integers that meet
+        floats take the float's dtype; integers alone are summed, exactly, in the dtype that the library's
+        ``sum`` gives them. float16 and bfloat16 are summed in float32 and rounded at the end.
+    algorithm
+        A name from :func:`algorithms`, which then runs or raises, or ``"auto"``, which takes the one of least
+        predicted time. An :class:`~polyconv.Algorithm` record of one's own does as well.
+    accuracy
+        ``"fast"`` or ``"strict"``. Strict admits only methods whose error is that of direct summation and in
+        which an output depends on its own window alone; as yet, every method here is of that kind.
+    max_workspace
+        The most bytes that the call may hold beside its inputs and its result: a limit on the choice.
+    workers
+        Reserved for the number of threads; anything but None raises NotImplementedError as yet.
+"""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _spelled_out(function: _F) -> _F:
+    """Give ``**options`` its keywords in the signature, and the docstring its parameters, for ``help``."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    keywords = (p.replace(annotation=Options.__annotations__[p.name]) for p in _KEYWORDS.values())
+    function.__signature__ = inspect.Signature([*own, *keywords], return_annotation=Any)  # type: ignore[attr-defined]
+    text = _PARAMETERS
+    if "bias" not in inspect.signature(function).parameters:
+        text = text.replace(text[text.index("    bias\n") : text.index("    stride\n")], "")
+    function.__doc__ = (function.__doc__ or "").replace("\n    Returns\n", text + "\n    Returns\n")
+    return function
+
+
+def _understood(
+    x: Any, w: Any, options: Options, name: str, ndim: int | None, described: bool = False
+) -> tuple[Call, Demands]:
+    """The call and the demands that the caller's words make."""
+    for keyword in options.keys() - _KEYWORDS.keys():
+        near = difflib.get_close_matches(keyword, _KEYWORDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_KEYWORDS)}"
+        raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{hint}")
+    demands = {key: value for key, value in options.items() if key in _DEMANDS}
+    meaning: dict[str, Any] = {key: value for key, value in options.items() if key not in _DEMANDS}
+    return read(x, w, ndim=ndim, described=described, **meaning), read_demands(**demands)
+
+
+@_spelled_out
+def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
+    """Convolve images, signals or volumes with a bank of filters, along any number of spatial axes.
+
+    "Convolution" is meant as deep-learning libraries mean it, which mathematicians call cross-correlation::
+
+        y[n, k, o] = bias[k] + sum over c, t of  x[n, c, o * stride + t * dilation - low padding] * w[k, c, t]
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work, naming the argument, what was given, the rule and the shapes.
+
+    Examples
+    --------
+    >>> import numpy as np, polyconv as pc
+    >>> pc.conv(np.arange(5.0), np.array([1.0, 0.0, -1.0]), layout="W", flip_kernel=True)
+    array([2., 2., 2.])
+    """
+    return make_plan(*_understood(x, w, options, "conv", None)).run(x, w, bias)
+
+
+@_spelled_out
+def conv1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
+    """Convolve signals, by default of layout ``"NCW"``: :func:`conv` with one spatial axis.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+    """
+    return make_plan(*_understood(x, w, options, "conv1d", 1)).run(x, w, bias)
+
+
+@_spelled_out
+def conv2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
+    """Convolve images, by default of layout ``"NCHW"``: :func:`conv` with two spatial axes.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+
+    Examples
+    --------
+    >>> import numpy as np, polyconv as pc
+    >>> images, filters = np.ones((8, 150, 150, 3)), np.ones((3, 3, 3, 16))
+    >>> pc.conv2d(images, filters, layout="NHWC", padding="same", stride=2).shape
+    (8, 75, 75, 16)
+    """
+    return make_plan(*_understood(x, w, options, "conv2d", 2)).run(x, w, bias)
+
+
+@_spelled_out
+def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
+    """Convolve volumes, by default of layout ``"NCDHW"``: :func:`conv` with three spatial axes.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+    """
+    return make_plan(*_understood(x, w, options, "conv3d", 3)).run(x, w, bias)
+
+
+@_spelled_out
+def plan(x: Any, w: Any, **options: Unpack[Options]) -> Plan:
+    """Plan a convolution without running it: which algorithm, at what predicted cost, and why not the others.
+
+    ``x`` and ``w`` may be arrays or anything with ``.shape`` and ``.dtype``. Plans for equal arguments are cached.
+
+    Returns
+    -------
+    Plan
+        Printable, and callable as ``plan(x, w, bias)`` on arrays of these shapes and dtypes.
+
+    Examples
+    --------
+    >>> import numpy as np, polyconv as pc
+    >>> p = pc.plan(np.ones((1, 64, 56, 56)), np.ones((16, 64, 1, 1)))
+    >>> p.algorithm
+    'pointwise'
+    """
+    return make_plan(*_understood(x, w, options, "plan", None, described=True))
+
+
+def algorithms() -> tuple[str, ...]:
+    """The names that ``algorithm=`` takes beside ``"auto"``, from nested loops upward."""
+    return tuple(algorithm.name for algorithm in ALGORITHMS)

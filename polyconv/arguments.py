@@ -1,0 +1,401 @@
+"""What users say, made canonical; every user error is raised here, before any work.
+
+:func:`read` takes the arguments of a convolution as people write them and returns a :class:`Call`: tuples,
+letters, dtypes and a :class:`~polyconv.problem.ConvProblem`. An error names the argument, what was given, the
+rule, and the shapes it concerns.
+"""
+
+from __future__ import annotations
+
+import operator
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from . import dtypes, layouts, padding
+from .algorithms import ALGORITHMS, Algorithm
+from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in
+from .problem import ConvProblem, reach
+
+__all__ = ["Call", "Demands", "check_array", "check_bias", "read", "read_demands"]
+
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One convolution as the caller's arrays spell it, and the problem it poses.
+
+    ``problem`` is what algorithms see; the rest is the way from the caller's arrays to it and back.
+    """
+
+    x: ArraySpec
+    w: ArraySpec
+    layout: str
+    kernel_layout: str
+    flip_kernel: bool
+    dtypes: dtypes.Dtypes
+    problem: ConvProblem
+
+    @cached_property
+    def pad_widths(self) -> tuple[tuple[int, int], ...]:
+        """The (low, high) margin of each axis of the caller's image."""
+        margins = dict(zip(layouts.spatial_letters(self.layout), self.problem.padding, strict=True))
+        return tuple(margins.get(letter, (0, 0)) for letter in self.layout)
+
+    @cached_property
+    def image_axes(self) -> tuple[int, ...]:
+        """The permutation from the caller's image to batch, channels, space."""
+        return layouts.axes_in(self.layout, "NC" + layouts.spatial_letters(self.layout))
+
+    @cached_property
+    def kernel_axes(self) -> tuple[int, ...]:
+        """The permutation from the caller's kernel to output channels, input channels, space."""
+        return layouts.axes_in(self.kernel_layout, "OI" + layouts.spatial_letters(self.layout))
+
+    @cached_property
+    def output_axes(self) -> tuple[int, ...]:
+        """The permutation from ``(N, G, K, *out)`` to the caller's layout, absent letters first."""
+        return layouts.output_axes(self.layout)
+
+    @cached_property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the result in the caller's layout."""
+        p = self.problem
+        extents = {"N": p.batch, "C": p.groups * p.filters}
+        extents.update(zip(layouts.spatial_letters(self.layout), p.output_size, strict=True))
+        return tuple(extents[letter] for letter in self.layout)
+
+    @cached_property
+    def bias_shape(self) -> tuple[int, ...]:
+        """The shape a bias must have: one value per output channel, or none where the layout has no channels."""
+        return (self.problem.groups * self.problem.filters,) if "C" in self.layout else ()
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What the caller asks of the choice: a certain algorithm or None for any, an accuracy, a memory limit in bytes."""
+
+    algorithm: Algorithm | None = None
+    accuracy: str = "fast"
+    max_workspace: int | None = None
+
+
+# -- integers, one per spatial axis --------------------------------------------------------------------------
+
+
+def _integer(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} must be an integer, not a bool")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be an integer, not {type(value).__name__}") from None
+    if number < least:
+        raise ValueError(f"{name}={value!r} must be at least {least}")
+    return number
+
+
+def _is_sequence(value: Any) -> bool:
+    """A tuple, a list or a one-dimensional array; not a string, and not a 0-d array, which is a number."""
+    return isinstance(value, Sequence | range) or (hasattr(value, "__len__") and getattr(value, "ndim", 0) == 1)
+
+
+def _per_axis(value: Any, name: str, letters: str) -> tuple[int, ...]:
+    """One positive integer per spatial axis, from one for all or one for each."""
+    if isinstance(value, str) or not _is_sequence(value):
+        return (_integer(value, name, 1),) * len(letters)
+    if len(value) != len(letters):
+        raise ValueError(
+            f"{name}={value!r} has {len(value)} entries; give one integer, or one for each "
+            f"of the {len(letters)} spatial axes {', '.join(letters)}"
+        )
+    return tuple(_integer(entry, f"{name}[{i}]", 1) for i, entry in enumerate(value))
+
+
+# -- layouts -------------------------------------------------------------------------------------------------
+
+
+def _check_letters(layout: Any, name: str, roles: str, other_roles: str) -> None:
+    if not isinstance(layout, str):
+        raise TypeError(f"{name}={layout!r} must be a string such as 'NCHW', not {type(layout).__name__}")
+    if not layout or not set(layout) <= set(string.ascii_uppercase):
+        raise ValueError(f"{name}={layout!r} must spell the axes in capital letters, such as 'NCHW' or 'HWIO'")
+    if twice := [letter for letter in dict.fromkeys(layout) if layout.count(letter) > 1]:
+        raise ValueError(f"{name}={layout!r} has the letter {twice[0]} twice")
+    if strange := [letter for letter in layout if letter in other_roles]:
+        raise ValueError(
+            f"{name}={layout!r} has the letter {strange[0]}, which stands for no axis of this array: it is spelled "
+            f"with {' and '.join(roles)} and a letter for each spatial axis (H, W, ...)"
+        )
+
+
+def _read_layout(layout: Any, x: ArraySpec, ndim: int | None) -> str:
+    """The image's layout, checked against its number of axes and the number of spatial axes wanted (or any)."""
+    if layout is None:
+        axes = len(x.shape) - 2 if ndim is None else ndim
+        if not 1 <= axes <= layouts.most_spatial_axes():
+            raise ValueError(
+                f"x has {len(x.shape)} axes, shape {x.shape}; without layout= it must have a batch axis, "
+                f"a channel axis and 1 to {layouts.most_spatial_axes()} spatial axes"
+            )
+        layout = layouts.default_layout(axes)
+    _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
+    spatial = layouts.spatial_letters(layout)
+    if ndim is not None and len(spatial) != ndim:
+        raise ValueError(
+            f"layout={layout!r} has {len(spatial)} spatial axes ({', '.join(spatial) or 'none'}); "
+            f"conv{ndim}d takes {ndim}, and conv any number"
+        )
+    if not spatial:
+        raise ValueError(f"layout={layout!r} has no spatial axis; any letter but N and C names one")
+    if len(layout) != len(x.shape):
+        raise ValueError(
+            f"layout={layout!r} spells {len(layout)} axes and x has {len(x.shape)}, its shape is {x.shape}"
+        )
+    return str(layout)
+
+
+def _read_kernel_layout(kernel_layout: Any, layout: str, w: ArraySpec) -> str:
+    spatial = layouts.spatial_letters(layout)
+    if kernel_layout is None:
+        kernel_layout = layouts.default_kernel_layout(layout)
+        if kernel_layout is None:
+            raise ValueError(
+                f"layout={layout!r} has its channels among the spatial axes, so no kernel layout goes without saying; "
+                f"pass kernel_layout= (say 'OI{spatial}')"
+            )
+    _check_letters(kernel_layout, "kernel_layout", layouts.KERNEL_ROLES, layouts.IMAGE_ROLES)
+    expected = sorted(spatial + ("OI" if "C" in layout else ""))
+    if sorted(kernel_layout) != expected:
+        hint = ""
+        if "C" in layout and sorted(kernel_layout) == sorted(spatial):
+            hint = "; to filter every channel alike, let the channels be a batch: spell their axis N"
+        raise ValueError(
+            f"kernel_layout={kernel_layout!r} does not fit layout={layout!r}, which needs the letters "
+            f"{', '.join(expected)}, each once{hint}"
+        )
+    if len(kernel_layout) != len(w.shape):
+        raise ValueError(
+            f"kernel_layout={kernel_layout!r} spells {len(kernel_layout)} axes and w has {len(w.shape)}, "
+            f"its shape is {w.shape}"
+        )
+    return str(kernel_layout)
+
+
+# -- padding -------------------------------------------------------------------------------------------------
+
+
+def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[int, int], ...]:
+    if isinstance(given, str):
+        if given not in padding.NAMED:
+            raise ValueError(
+                f"padding={given!r} is no padding by name; those are {', '.join(map(repr, padding.NAMED))}"
+            )
+        if given == "valid":
+            return ((0, 0),) * len(letters)
+        axes = zip(p["size"], p["kernel"], p["stride"], p["dilation"], strict=True)
+        return tuple(padding.same(*axis, odd_at_end=given != "same_lower") for axis in axes)
+    if not _is_sequence(given):
+        amount = _integer(given, "padding", 0)
+        return ((amount, amount),) * len(letters)
+    if len(given) != len(letters):
+        raise ValueError(
+            f"padding={given!r} has {len(given)} entries; give one integer, or for each of the {len(letters)} spatial "
+            f"axes {', '.join(letters)} an integer or a pair (low, high)"
+        )
+    pairs = []
+    for i, entry in enumerate(given):
+        if not _is_sequence(entry) or isinstance(entry, str):
+            amount = _integer(entry, f"padding[{i}]", 0)
+            pairs.append((amount, amount))
+        elif len(entry) == 2:
+            low, high = (_integer(side, f"padding[{i}][{j}]", 0) for j, side in enumerate(entry))
+            pairs.append((low, high))
+        else:
+            raise ValueError(f"padding[{i}]={entry!r} must be an integer or a pair (low, high)")
+    return tuple(pairs)
+
+
+def _read_padding_mode(mode: Any) -> str:
+    canonical = padding.MODE_ALIASES.get(mode, mode) if isinstance(mode, str) else mode
+    if canonical not in padding.MODES:
+        allowed = ", ".join(map(repr, padding.MODES))
+        aliases = ", ".join(f"{alias!r} for {name!r}" for alias, name in padding.MODE_ALIASES.items())
+        raise ValueError(f"padding_mode={mode!r} is none of {allowed} (or PyTorch's {aliases})")
+    return str(canonical)
+
+
+def _check_extents(p: ConvProblem, letters: str, x: ArraySpec, w: ArraySpec) -> None:
+    """The kernel fits into the padded image, and the image is wide enough to fill its own margins."""
+    for i, letter in enumerate(letters):
+        if p.kernel[i] == 0:
+            raise ValueError(f"w has no tap along axis {letter}: its shape is {w.shape}")
+        widest = padding.widest(p.size[i], p.padding_mode)
+        if widest is not None and max(p.padding[i]) > widest:
+            raise ValueError(
+                f"padding {p.padding[i]} of axis {letter} is too wide for padding_mode={p.padding_mode!r}: an axis of "
+                f"{p.size[i]} elements fills margins of at most {widest}; the shape of x is {x.shape}"
+            )
+        span = reach(p.kernel[i], p.dilation[i])
+        if span > p.padded_size[i] > 0:
+            dilated = f" (dilated by {p.dilation[i]}, {span} elements wide)" if p.dilation[i] > 1 else ""
+            padded = f", {p.padded_size[i]} with its padding {p.padding[i]}" if any(p.padding[i]) else ""
+            raise ValueError(
+                f"w is larger than the padded x along axis {letter}: {p.kernel[i]} taps{dilated} over {p.size[i]} "
+                f"elements{padded}; the shapes are w {w.shape} and x {x.shape}"
+            )
+
+
+# -- the whole call ------------------------------------------------------------------------------------------
+
+
+def _read_channels(x: dict[str, int], w: dict[str, int], groups: int, xs: ArraySpec, ws: ArraySpec) -> None:
+    """Channels, filters and groups go together."""
+    channels, per_group, filters = x.get("C", 1), w.get("I", 1), w.get("O", 1)
+    if channels % groups:
+        raise ValueError(
+            f"groups={groups} does not divide the {channels} input channels of x, whose shape is {xs.shape}"
+        )
+    if filters % groups:
+        raise ValueError(
+            f"groups={groups} does not divide the {filters} output channels of w, whose shape is {ws.shape}"
+        )
+    if per_group * groups != channels:
+        grouped = f" in each of {groups} groups, {per_group * groups} in all" if groups > 1 else ""
+        raise ValueError(
+            f"w takes {per_group} input channels{grouped}, and x has {channels}; "
+            f"the shapes are w {ws.shape} and x {xs.shape}"
+        )
+
+
+def read(
+    x: Array,
+    w: Array,
+    *,
+    ndim: int | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+    layout: Any = None,
+    kernel_layout: Any = None,
+    padding_mode: Any = "constant",
+    flip_kernel: Any = False,
+    dtype: Any = None,
+    described: bool = False,
+) -> Call:
+    """The call that these arguments make. Raises ValueError or TypeError, as the module says.
+
+    ``ndim`` is the number of spatial axes, or None for any. With ``described``, ``x`` and ``w`` may be
+    anything that has a shape and a dtype.
+    """
+    if described:
+        xs, ws = describe_shapes(x, w)
+    else:
+        xs, ws = describe(x, "x"), describe(w, "w")
+    _check_home(ws, "w", xs)
+    layout = _read_layout(layout, xs, ndim)
+    kernel_layout = _read_kernel_layout(kernel_layout, layout, ws)
+    spatial = layouts.spatial_letters(layout)
+    image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
+    group_count = _integer(groups, "groups", 1)
+    _read_channels(image, kernel, group_count, xs, ws)
+    if not isinstance(flip_kernel, bool):
+        raise TypeError(f"flip_kernel={flip_kernel!r} must be True or False")
+    wanted = None if dtype is None else dtype_in(dtype, xs.xp)
+    chosen = dtypes.choose(xs.dtype, ws.dtype, wanted, xs.xp, xs.device)
+    axes: dict[str, Any] = {
+        "size": tuple(image[letter] for letter in spatial),
+        "kernel": tuple(kernel[letter] for letter in spatial),
+        "stride": _per_axis(stride, "stride", spatial),
+        "dilation": _per_axis(dilation, "dilation", spatial),
+    }
+    problem = ConvProblem(
+        batch=image.get("N", 1),
+        groups=group_count,
+        channels=kernel.get("I", 1),
+        filters=kernel.get("O", 1) // group_count,
+        **axes,
+        padding=_read_padding(padding, axes, spatial),
+        padding_mode=_read_padding_mode(padding_mode),
+        dtype=dtypes.name(chosen.total),
+        channels_last=layouts.channels_last(layout),
+    )
+    _check_extents(problem, spatial, xs, ws)
+    return Call(xs, ws, layout, kernel_layout, flip_kernel, chosen, problem)
+
+
+def read_demands(
+    *, algorithm: Any = "auto", accuracy: Any = "fast", max_workspace: Any = None, workers: Any = None
+) -> Demands:
+    """What is asked of the choice among algorithms. Raises ValueError, TypeError or NotImplementedError."""
+    if isinstance(algorithm, str):
+        by_name = {"auto": None} | {known.name: known for known in ALGORITHMS}
+        if algorithm not in by_name:
+            raise ValueError(f"algorithm={algorithm!r} is unknown; there are {', '.join(map(repr, by_name))}")
+        algorithm = by_name[algorithm]
+    elif not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm={algorithm!r} must be a name or an Algorithm, not {type(algorithm).__name__}")
+    if accuracy not in ("fast", "strict"):
+        raise ValueError(f"accuracy={accuracy!r} must be 'fast' or 'strict'")
+    if max_workspace is not None:
+        max_workspace = _integer(max_workspace, "max_workspace", 0)
+    if workers is not None:
+        _integer(workers, "workers", 1)
+        raise NotImplementedError(
+            f"workers={workers!r}: polyconv has no thread pool of its own yet; leave workers out and set the "
+            "threads of the array library instead (for NumPy, threadpoolctl.threadpool_limits)"
+        )
+    return Demands(algorithm, accuracy, max_workspace)
+
+
+# -- arrays that meet a call already made --------------------------------------------------------------------
+
+
+def _check_home(spec: ArraySpec, name: str, home: ArraySpec) -> None:
+    """Another array of the call lives in the same library and on the same device as ``x``."""
+    if spec.library is not home.library:
+        raise TypeError(
+            f"x is an array of {home.library.name} and {name} one of {spec.library.name}; "
+            "convert one, polyconv moves nothing between libraries"
+        )
+    if spec.device != home.device and None not in (spec.device, home.device):
+        raise ValueError(
+            f"x is on device {home.device} and {name} on {spec.device}; "
+            "move one, polyconv moves nothing between devices"
+        )
+
+
+def check_array(x: Array, name: str, planned: ArraySpec) -> None:
+    """``x`` is the array that was planned for. Raises TypeError or ValueError."""
+    spec = describe(x, name)
+    if spec == planned:
+        return
+    _check_home(spec, name, planned)
+    if spec.shape != planned.shape:
+        raise ValueError(f"{name} has shape {spec.shape}, and the plan is for {planned.shape}; make another plan")
+    if dtypes.name(spec.dtype) != dtypes.name(planned.dtype):
+        raise TypeError(f"{name} has dtype {spec.dtype}, and the plan is for {planned.dtype}; make another plan")
+
+
+def check_bias(bias: Array, call: Call) -> None:
+    """``bias`` is one number per output channel, of no higher kind than the result. Raises TypeError or ValueError."""
+    spec = describe(bias, "bias")
+    _check_home(spec, "bias", call.x)
+    if spec.shape != call.bias_shape:
+        what = (
+            f"one value for each of the {call.bias_shape[0]} output channels" if call.bias_shape else "a single value"
+        )
+        raise ValueError(
+            f"bias has shape {spec.shape}, and must have {call.bias_shape}: {what}, layout {call.layout!r}; "
+            f"the shape of w is {call.w.shape}"
+        )
+    xp, result = spec.xp, call.dtypes.result
+    if dtypes.kind(spec.dtype, xp) > dtypes.kind(result, xp):
+        raise TypeError(
+            f"bias has dtype {dtypes.name(spec.dtype)}, which is of a higher kind than the result's "
+            f"{dtypes.name(result)}; pass dtype={dtypes.name(spec.dtype)!r}"
+        )

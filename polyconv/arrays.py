@@ -1,0 +1,342 @@
+"""Array libraries: the one file that knows NumPy, CuPy, PyTorch, JAX and Dask by name.
+
+Everything else is written against the Array API standard and asks this file for what the standard lacks:
+sliding windows, einsum, matrix products of arrays that lie awkwardly in memory, and where an array lives.
+What a library needs done its own way is one :class:`Library` record; a library without one is driven by the
+standard alone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from . import dtypes
+from .problem import ConvProblem, reach
+
+__all__ = [
+    "Array",
+    "ArraySpec",
+    "Library",
+    "contiguous",
+    "describe",
+    "describe_shapes",
+    "device",
+    "devices",
+    "dtype_in",
+    "einsum",
+    "is_accelerator",
+    "matmul",
+    "plain",
+    "threads",
+    "versions",
+    "windows",
+]
+
+Array = Any  # an array of any library; the Array API standard defines no common base class
+
+
+# -- sliding windows: (N, G, C, *size) -> (N, G, C, *output_size, *kernel) -----------------------------------
+
+
+def _strided_windows(as_strided: Callable[..., Array], x: Array, problem: ConvProblem) -> Array:
+    """Windows as a view: an output step moves by ``stride`` elements, a kernel step by ``dilation``."""
+    space = x.strides[3:]
+    steps = zip(space, problem.stride, strict=True)
+    taps = zip(space, problem.dilation, strict=True)
+    shape = x.shape[:3] + problem.output_size + problem.kernel
+    strides = x.strides[:3] + tuple(b * s for b, s in steps) + tuple(b * d for b, d in taps)
+    return as_strided(x, shape, strides)
+
+
+def _numpy_as_strided(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    if x.flags.c_contiguous:  # the constructor checks the bounds, and takes a sixth of as_strided's time
+        return np.ndarray(shape, x.dtype, x, 0, strides)
+    return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
+
+
+def _numpy_windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    return _strided_windows(_numpy_as_strided, x, problem)
+
+
+def _cupy_windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    import cupy
+
+    return _strided_windows(cupy.lib.stride_tricks.as_strided, x, problem)
+
+
+def _torch_windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """Windows as a view that autograd follows: ``unfold`` spans each window, a slice thins it out."""
+    spans = map(reach, problem.kernel, problem.dilation)
+    for i, (span, stride) in enumerate(zip(spans, problem.stride, strict=True)):
+        x = x.unfold(3 + i, span, stride)
+    return x[(..., *(slice(None, None, d) for d in problem.dilation))]
+
+
+def _gathered_windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """Windows as a copy, one ``take`` per spatial axis; the standard alone suffices."""
+    n, where = problem.ndim, device(x)
+    for i in reversed(range(n)):
+        steps = xp.arange(problem.output_size[i], device=where) * problem.stride[i]
+        taps = xp.arange(problem.kernel[i], device=where) * problem.dilation[i]
+        index = xp.reshape(steps[:, None] + taps[None, :], (-1,))
+        x = xp.take(x, index, axis=3 + i)
+        x = xp.reshape(x, (*x.shape[: 3 + i], problem.output_size[i], problem.kernel[i], *x.shape[4 + i :]))
+    return xp.permute_dims(x, (0, 1, 2, *range(3, 3 + 2 * n, 2), *range(4, 4 + 2 * n, 2)))
+
+
+# -- einsum, of two operands that share no letter of the result ----------------------------------------------
+
+
+def _einsum_with_path(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
+    return xp.einsum(subscripts, a, b, optimize=True)  # without it NumPy and CuPy never reach BLAS
+
+
+def _einsum(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
+    return xp.einsum(subscripts, a, b)
+
+
+def _einsum_by_tensordot(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
+    inputs, result = subscripts.split("->")
+    left, right = inputs.split(",")
+    summed = [letter for letter in left if letter in right]
+    product = xp.tensordot(a, b, axes=([left.index(s) for s in summed], [right.index(s) for s in summed]))
+    letters = [letter for letter in left + right if letter not in summed]
+    return xp.permute_dims(product, tuple(letters.index(letter) for letter in result))
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def _as_it_is(x: Array) -> Array:
+    return x
+
+
+def _cupy_contiguous(x: Array) -> Array:
+    import cupy
+
+    return cupy.ascontiguousarray(x)
+
+
+def _torch_contiguous(x: Array) -> Array:
+    return x.contiguous()
+
+
+def _numpy_for_matmul(x: Array) -> Array:
+    """``x`` itself where BLAS can take it, else a contiguous copy: NumPy's own loop is ten times slower."""
+    rows, columns = x.strides[-2:]
+    return x if x.itemsize in (rows, columns) else np.ascontiguousarray(x)
+
+
+# -- the libraries -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """What one array library has that the standard lacks, or does better than the standard.
+
+    ``call_seconds`` is the time that one small array operation takes; ``strided`` says whether windows are views.
+    """
+
+    name: str
+    call_seconds: float
+    strided: bool = False
+    windows: Callable[[Array, ConvProblem, ModuleType], Array] = _gathered_windows
+    einsum: Callable[[str, Array, Array, ModuleType], Array] = _einsum_by_tensordot
+    contiguous: Callable[[Array], Array] = _as_it_is
+    for_matmul: Callable[[Array], Array] = _as_it_is
+
+
+_NUMPY = Library("numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, _numpy_for_matmul)
+_CUPY = Library("cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous)
+_TORCH = Library("torch", 4e-6, True, _torch_windows, _einsum, _torch_contiguous)
+_JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum)
+
+_LIBRARIES: tuple[tuple[Callable[[object], bool], Library], ...] = (
+    (array_api_compat.is_numpy_array, _NUMPY),
+    (array_api_compat.is_cupy_array, _CUPY),
+    (array_api_compat.is_torch_array, _TORCH),
+    (array_api_compat.is_jax_array, _JAX),
+)
+
+_library_of_type: dict[type, Library] = {}
+
+
+def _library(x: Array) -> Library:
+    """The library of an array. Which one it is depends on the array's type alone, so it is looked up once."""
+    found = _library_of_type.get(type(x))
+    if found is None:
+        known = (library for is_from, library in _LIBRARIES if is_from(x))
+        found = next(known, None) or Library(type(x).__module__.partition(".")[0], 1e-5)
+        _library_of_type[type(x)] = found
+    return found
+
+
+def windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """Every window of a padded image: ``(N, G, C, *size)`` -> ``(N, G, C, *output_size, *kernel)``.
+
+    A view where the library has strides (NumPy, CuPy, PyTorch), gathered elsewhere.
+    """
+    return _library(x).windows(x, problem, xp)
+
+
+def einsum(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
+    """``einsum`` of two operands that share no letter of the result; a tensordot where the library has none."""
+    return _library(a).einsum(subscripts, a, b, xp)
+
+
+def matmul(a: Array, b: Array, xp: ModuleType) -> Array:
+    """A (stack of) matrix products ``a @ b``, with copies only of operands that BLAS could not take."""
+    ready = _library(a).for_matmul
+    return xp.matmul(ready(a), ready(b))
+
+
+def contiguous(x: Array) -> Array:
+    """``x`` laid out in memory in the order of its axes (C order), copied only where it is not so already."""
+    return _library(x).contiguous(x)
+
+
+def plain(x: Array) -> Array:
+    """``x`` without what a NumPy subclass (``memmap``, ``matrix``) adds; any other array as it is."""
+    return np.asarray(x) if isinstance(x, np.ndarray) else x
+
+
+# -- describing arrays ---------------------------------------------------------------------------------------
+
+
+class ArraySpec(NamedTuple):
+    """What planning may know of an array: never its data. ``device`` is None where it is not fixed yet."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    library: Library
+    xp: ModuleType
+    device: Any
+
+
+def device(x: Array) -> Any:
+    """Where an array lives; None inside a JAX transformation, where that is not decided."""
+    return array_api_compat.device(x)
+
+
+def _no_array(x: object, name: str) -> str:
+    return (
+        f"{name} must be an array (of NumPy, CuPy, PyTorch, JAX or another Array API library), not {type(x).__name__}"
+    )
+
+
+def describe(x: Array, name: str) -> ArraySpec:
+    """What planning may know of ``x``. Raises TypeError, naming the argument, for what is no array of numbers."""
+    if type(x) is np.ndarray:  # the shortest road for the commonest case
+        spec = ArraySpec(x.shape, x.dtype, _NUMPY, _NUMPY_NAMESPACE, "cpu")
+    elif array_api_compat.is_dask_array(x):
+        raise TypeError(f"{name} is a Dask array, which polyconv does not take yet; compute() it first")
+    elif isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask a convolution would drop; pass {name}.filled(...)")
+    elif not array_api_compat.is_array_api_obj(x):
+        raise TypeError(_no_array(x, name))
+    else:
+        xp = array_api_compat.array_namespace(x)
+        spec = ArraySpec(tuple(x.shape), x.dtype, _library(x), xp, device(x))
+    if dtypes.kind(spec.dtype, spec.xp) < 0:
+        raise TypeError(f"{name} has dtype {spec.dtype}, which is not numeric")
+    return spec
+
+
+def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
+    """As :func:`describe` of an image and a kernel, for anything with ``.shape`` and ``.dtype``.
+
+    What is no array is taken to be of the other's library, or of NumPy's where neither is one.
+    """
+    pair = {"x": x, "w": w}
+    specs = {name: describe(a, name) for name, a in pair.items() if array_api_compat.is_array_api_obj(a)}
+    home = next(iter(specs.values()), None) or describe(np.empty(0), "")
+    for name, a in pair.items():
+        if not (hasattr(a, "shape") and hasattr(a, "dtype")):
+            raise TypeError(f"{_no_array(a, name)}, and it has no shape and dtype to plan with")
+        if name not in specs:
+            specs[name] = home._replace(shape=tuple(map(int, a.shape)), dtype=dtype_in(a.dtype, home.xp))
+    return specs["x"], specs["w"]
+
+
+def dtype_in(dtype: Any, xp: ModuleType) -> Any:
+    """``dtype`` as the library ``xp`` has it: its own dtype, a name, a NumPy dtype or a Python type.
+
+    Raises TypeError where the library has no such dtype.
+    """
+    try:
+        spelled = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        known = getattr(xp, np.dtype(spelled).name, None)
+    except TypeError:  # not NumPy's to know: the library's own dtype, or its name
+        known = getattr(xp, dtype, None) if isinstance(dtype, str) else dtype
+    if isinstance(known, type) and issubclass(known, np.generic):
+        known = np.dtype(known)  # ``np.float32`` is a class; arrays carry ``np.dtype("float32")``
+    try:
+        if known is not None and dtypes.kind(known, xp) >= 0:
+            return known
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"dtype={dtype!r} is not a numeric dtype of {xp.__name__}")
+
+
+_NUMPY_NAMESPACE: ModuleType = array_api_compat.array_namespace(np.empty(0))
+
+
+def is_accelerator(where: Any) -> bool:
+    """Whether a device is a GPU or the like, whose rates are not a processor's."""
+    return any(word in repr(where).lower() for word in ("cuda", "gpu", "rocm", "tpu"))
+
+
+# -- what is installed ---------------------------------------------------------------------------------------
+
+_PACKAGES = (
+    "numpy",
+    "array-api-compat",
+    "array-api-extra",
+    "threadpoolctl",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "torch",
+    "jax",
+    "dask",
+    "numba",
+)
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that polyconv can work with, without importing any."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def devices() -> dict[str, Sequence[str]]:
+    """The devices of each array library that this process has imported already; none is imported for it."""
+    found: dict[str, Sequence[str]] = {"numpy": ["cpu"]}
+    if cupy := sys.modules.get("cupy"):
+        count = cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0
+        names = (cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count))
+        found["cupy"] = [f"cuda:{i} {name}" for i, name in enumerate(names)]
+    if torch := sys.modules.get("torch"):
+        count = torch.cuda.device_count()
+        found["torch"] = ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(count))]
+    if jax := sys.modules.get("jax"):
+        found["jax"] = list(map(str, jax.devices()))
+    return found
+
+
+def threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
