@@ -1,0 +1,39 @@
+"""The fixtures that drive every array library, and hypothesis's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import pytest
+from backends import BACKENDS, MISSING, Backend
+
+hypothesis.settings.register_profile(
+    "polyconv",
+    deadline=None,
+    derandomize=True,  # the same problems each time: a red run can be run again
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("polyconv")
+
+_PARAMETERS: list[Any] = [
+    pytest.param(backend, id=backend.name, marks=[pytest.mark.gpu] * (backend.name == "cupy")) for backend in BACKENDS
+]
+_PARAMETERS += [
+    pytest.param(None, id=name, marks=pytest.mark.skip(reason=f"no {name} on this machine")) for name in MISSING
+]
+
+
+@pytest.fixture(params=_PARAMETERS)
+def xp(request: pytest.FixtureRequest) -> Backend:
+    """Each array library in turn, as a :class:`Backend`."""
+    backend: Backend = request.param
+    return backend
+
+
+@pytest.fixture(params=[p for p in _PARAMETERS if "numpy-" not in str(p.id)])
+def library(request: pytest.FixtureRequest) -> Backend:
+    """Each array library once, without NumPy's odd memory layouts."""
+    backend: Backend = request.param
+    return backend

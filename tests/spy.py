@@ -1,0 +1,35 @@
+"""Make every algorithm but one raise, so that a test proves which one ran."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import polyconv as pc
+from polyconv.algorithms import ALGORITHMS
+
+
+class WrongRoad(AssertionError):  # noqa: N818 - it is the test that erred, or the library, not the caller
+    """An algorithm ran that was not asked for."""
+
+
+@contextlib.contextmanager
+def only(name: str) -> Iterator[list[Any]]:
+    """Within this context every algorithm but ``name`` raises; yields the list of the problems that it ran."""
+    ran: list[Any] = []
+
+    def watched(algorithm: pc.Algorithm) -> pc.Algorithm:
+        def run(x: Any, w: Any, problem: Any, xp: Any) -> Any:
+            if algorithm.name != name:
+                raise WrongRoad(f"{algorithm.name} ran where {name} was asked for")
+            ran.append(problem)
+            return algorithm.run(x, w, problem, xp)
+
+        return dataclasses.replace(algorithm, run=run)
+
+    spied = tuple(map(watched, ALGORITHMS))
+    with mock.patch("polyconv.arguments.ALGORITHMS", spied), mock.patch("polyconv.planning.ALGORITHMS", spied):
+        yield ran

@@ -1,0 +1,188 @@
+"""Every algorithm, on every array library, against the definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from backends import COMPLEX, FLOATS, SIGNED, UNSIGNED, Backend
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from spy import WrongRoad, only
+from strategies import Case, cases
+
+import polyconv as pc
+
+ALGORITHMS = pc.algorithms()
+
+
+def call(case: Case, xp: Backend, algorithm: str, **more: object) -> np.ndarray:
+    """Convolve by the named algorithm; check that it alone ran, and the home and dtype of what came back."""
+    x, w = xp.asarray(case.x), xp.asarray(case.w)
+    bias = None if case.bias is None else xp.asarray(case.bias)
+    before = [xp.to_numpy(a).copy() for a in (x, w)]
+    with only(algorithm) as ran:
+        y = pc.conv(x, w, bias, **case.keywords, algorithm=algorithm, **more)
+    assert len(ran) == 1
+    assert xp.home(y) == xp.home(x)
+    for array, old in zip((x, w), before, strict=True):
+        np.testing.assert_array_equal(xp.to_numpy(array), old, err_msg="an input was written to")
+    return xp.to_numpy(y)
+
+
+def can_run(case: Case, algorithm: str) -> bool:
+    """Whether the algorithm takes the case, said here independently of the library."""
+    return {"pointwise": case.pointwise, "depthwise": case.depthwise}.get(algorithm, True)
+
+
+def run_all(case: Case, xp: Backend, check: object) -> None:
+    for algorithm in ALGORITHMS:
+        if can_run(case, algorithm):
+            check(call(case, xp, algorithm), algorithm)  # type: ignore[operator]
+        else:
+            with pytest.raises(ValueError, match=f"algorithm='{algorithm}' cannot run this problem.*{algorithm} takes"):
+                call(case, xp, algorithm)
+
+
+def draws(xp: Backend, data: st.DataObject, dtypes: tuple[str, ...]) -> Case:
+    """A case of dtypes that the library has; few element loops where each element is a call of its own."""
+    known = tuple(d for d in dtypes if d in xp.dtypes + xp.halves)
+    return data.draw(cases(dtypes=known, max_terms=1500 if "numpy" in xp.name else 150))
+
+
+def examples(xp: Backend) -> settings:
+    return settings(max_examples=xp.examples, suppress_health_check=list(HealthCheck))
+
+
+def test_integers_are_exact(xp: Backend) -> None:
+    @examples(xp)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        case = draws(xp, data, ("bool", *SIGNED, "uint8", "uint16", "uint32"))
+        expected = case.expected().astype(np.int64)
+
+        def same(y: np.ndarray, algorithm: str) -> None:
+            assert y.dtype in (np.int64, np.uint64), algorithm
+            np.testing.assert_array_equal(y.astype(np.int64), expected, err_msg=algorithm)
+
+        run_all(case, xp, same)
+
+    check()
+
+
+def test_unsigned_integers_stay_unsigned() -> None:
+    x, w = np.full((1, 1, 3, 3), 2**63, dtype=np.uint64), np.ones((1, 1, 1, 1), dtype=np.uint8)
+    for algorithm in ("im2col", "pointwise", "taps", "naive"):
+        y = pc.conv2d(x, w, algorithm=algorithm)
+        assert y.dtype == np.uint64
+        assert int(y[0, 0, 0, 0]) == 2**63
+
+
+def within_rounding(case: Case, y: np.ndarray, algorithm: str, dtype: np.dtype) -> None:
+    """Each output is off by no more than direct summation in any order may be (Higham 2002, section 3.1)."""
+    expected, magnitude = case.expected(), case.magnitude()
+    complex_factor = 4 if np.dtype(dtype).kind == "c" else 1
+    total = np.float32 if np.finfo(dtype).bits == 16 else dtype
+    bound = complex_factor * case.terms * np.finfo(total).eps * magnitude
+    if total is not dtype:  # the one rounding at the end
+        bound = bound + np.finfo(dtype).eps * (np.abs(expected).astype(float) + bound) + np.finfo(dtype).tiny
+    error = np.abs((y - expected.astype(np.result_type(dtype, np.float64))))
+    worst = np.max(error - bound, initial=-1.0)
+    assert worst <= 0, f"{algorithm}: an error of {np.max(error)} where {np.max(bound)} is allowed"
+
+
+def test_floats_within_rounding(xp: Backend) -> None:
+    @examples(xp)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        case = draws(xp, data, (*FLOATS, *COMPLEX))
+        dtype = np.result_type(case.x.dtype, case.w.dtype)
+
+        def close(y: np.ndarray, algorithm: str) -> None:
+            assert y.dtype == dtype, algorithm
+            within_rounding(case, y, algorithm, dtype)
+
+        run_all(case, xp, close)
+
+    check()
+
+
+def test_half_precision_is_summed_in_float32(xp: Backend) -> None:
+    if not xp.halves:
+        pytest.skip(f"{xp} has no half precision")
+
+    @examples(xp)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        case = draws(xp, data, xp.halves)
+
+        def close(y: np.ndarray, algorithm: str) -> None:
+            assert y.dtype == case.x.dtype, algorithm
+            within_rounding(case, y, algorithm, case.x.dtype)
+
+        run_all(case, xp, close)
+
+    check()
+
+
+def test_integer_images_take_the_dtype_of_a_floating_kernel(xp: Backend) -> None:
+    @examples(xp)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        case = draws(xp, data, ("uint8", "int16", "bool", "float32"))
+        assume({case.x.dtype.kind, case.w.dtype.kind} > {"f"})
+        for algorithm in ("im2col", "taps", "einsum"):
+            y = call(case, xp, algorithm)
+            assert y.dtype == np.float32
+            within_rounding(case, y, algorithm, np.dtype(np.float32))
+
+    check()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        ((0, 1, 5, 5), (3, 1, 1, 1)),  # no images
+        ((2, 1, 5, 5), (0, 1, 1, 1)),  # no filters
+        ((2, 1, 0, 5), (3, 1, 1, 1)),  # no rows
+        ((2, 0, 5, 5), (3, 0, 1, 1)),  # no channels: sums of nothing
+    ],
+    ids=["batch", "filters", "rows", "channels"],
+)
+def test_empty_dimensions(library: Backend, algorithm: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    if algorithm == "depthwise" and x[1] == 0:
+        pytest.skip("depthwise takes one channel")
+    image, kernel = np.ones(x, dtype=np.float32), np.ones(w, dtype=np.float32)
+    bias = np.arange(w[0], dtype=np.float32)
+    y = pc.conv2d(library.asarray(image), library.asarray(kernel), library.asarray(bias), algorithm=algorithm)
+    expected = np.broadcast_to(bias[:, None, None], (x[0], w[0], x[2], x[3]))
+    if x[1]:
+        expected = expected + 1
+    np.testing.assert_array_equal(library.to_numpy(y), expected)
+    assert library.to_numpy(y).dtype == np.float32
+
+
+def test_an_empty_axis_stays_empty() -> None:
+    for padding in ("same", "valid"):
+        y = pc.conv2d(np.ones((2, 3, 0, 7)), np.ones((4, 3, 3, 3)), padding=padding)
+        assert y.shape == (2, 4, 0, 7 if padding == "same" else 5)
+
+
+def test_results_are_contiguous_in_the_layout_of_the_caller() -> None:
+    rng = np.random.default_rng(0)
+    for layout in ("NCHW", "NHWC", "CHWN", "HWC", "WHCN"):
+        extent = dict(N=2, C=4, H=6, W=7)
+        x = rng.standard_normal([extent[a] for a in layout])
+        w = rng.standard_normal((6, 2, 3, 3))
+        bias = rng.standard_normal(6)
+        for algorithm in ALGORITHMS:
+            if algorithm not in ("pointwise", "depthwise"):
+                y = pc.conv2d(x, w, bias, layout=layout, kernel_layout="OIHW", groups=2, algorithm=algorithm)
+                assert y.flags.c_contiguous, (layout, algorithm)
+                assert y.flags.owndata or y.base is not x, (layout, algorithm)
+
+
+def test_the_spy_catches_a_wrong_road() -> None:
+    x, w = np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3))
+    with only("naive"), pytest.raises(WrongRoad):
+        pc.conv2d(x, w, algorithm="im2col")
