@@ -16,19 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import skimage.data
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 import polyconv as pc
 
-SHIPPED = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins")  # the last two are grey
-LONGEST = 640  # pixels along the longer side: larger photographs are made smaller first, to suit the sheet
+SHIPPED = ("astronaut", "chelsea", "coffee", "rocket", "coins")  # the last is grey
+LONGEST = 460  # pixels along the longer side: larger photographs are made smaller first, to suit the sheet
 
-# -- filters: square arrays of odd size, in the order of a correlation (nothing is turned around) ---------------
+# -- filters: square arrays of odd size, in the order of a correlation (nothing is turned around) ------------
 
 
 def grid(radius: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,20 +59,25 @@ def gabor(angle: float, wavelength: float, sigma: float, radius: int) -> np.ndar
     return wave - bell * wave.sum()  # even ground gives zero
 
 
-SOBEL = np.array([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-EMBOSS = np.array([[-2.0, -1.0, 0.0], [-1.0, 0.0, 1.0], [0.0, 1.0, 2.0]])  # light from the upper left
-GABORS = [gabor(angle, wavelength=5, sigma=2, radius=6) for angle in np.deg2rad([0, 45, 90, 135])]
+def emboss(sigma: float, radius: int) -> np.ndarray:
+    """The slope towards the lower right, as if a lamp stood there."""
+    down, right = grid(radius)
+    return (down + right) * gaussian(sigma, radius)
 
-# -- pictures: from a column's responses (H, W, colours, filters) to something to look at (H, W, 3) -------------
+
+SOBEL = np.array([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+GABORS = [gabor(angle, wavelength=6, sigma=2.4, radius=7) for angle in np.deg2rad([0, 45, 90, 135])]
+
+# -- pictures: from a column's responses (H, W, colours, filters) to something to look at (H, W, 3) ----------
 
 INK, PAPER = "#e8e6e3", "#101317"
-HUES = np.array([to_rgb(colour) for colour in ("#ff5a5f", "#ffc145", "#2ed3a2", "#6d7dff")])  # one for each Gabor
+HUES = ("#ff5a5f", "#ffc145", "#2ed3a2", "#6d7dff")  # one for each Gabor
 COLD_AND_WARM = LinearSegmentedColormap.from_list("cold and warm", ["#bdeaff", "#2089c9", PAPER, "#d9622b", "#ffe3ae"])
 
 
-def in_unit_range(values: np.ndarray) -> np.ndarray:
-    """Magnitudes scaled to 0..1: the strongest half per cent saturates, and faint ones are lifted a little."""
-    return np.clip(values / max(np.percentile(values, 99.5), 1e-6), 0, 1) ** 0.7
+def scaled(values: np.ndarray) -> np.ndarray:
+    """Values divided so that magnitudes come to 0..1; the strongest one per cent saturates."""
+    return np.clip(values / max(np.percentile(abs(values), 99), 1e-6), -1, 1)
 
 
 def as_it_is(responses: np.ndarray) -> np.ndarray:
@@ -80,46 +85,49 @@ def as_it_is(responses: np.ndarray) -> np.ndarray:
 
 
 def gradient_length(responses: np.ndarray) -> np.ndarray:
-    return in_unit_range(np.hypot(responses[..., 0], responses[..., 1]))
+    return scaled(np.hypot(responses[..., 0], responses[..., 1])) ** 0.7
 
 
 def signed(responses: np.ndarray) -> np.ndarray:
     """Negative is cold, positive is warm, zero is dark; the colours of the photograph are averaged."""
-    mean = responses[..., 0].mean(axis=2)
-    return COLD_AND_WARM(0.5 + 0.5 * np.sign(mean) * in_unit_range(abs(mean)))[..., :3]
+    return COLD_AND_WARM(0.5 + 0.5 * scaled(responses[..., 0].mean(axis=2)))[..., :3]
 
 
 def orientation(responses: np.ndarray) -> np.ndarray:
     """Each orientation shines in its own hue, as brightly as its wave is strong, whatever the wave's phase."""
     lines, edges = np.split(responses, 2, axis=3)
-    energy = np.hypot(lines, edges).mean(axis=2)
-    return in_unit_range(energy @ HUES)
+    strength = np.hypot(lines, edges).mean(axis=2)
+    share = strength**4 / np.maximum((strength**4).sum(axis=2, keepdims=True), 1e-12)
+    return share @ to_rgba_array(HUES)[:, :3] * scaled(strength.max(axis=2, keepdims=True)) ** 0.7
 
 
 def relief(responses: np.ndarray) -> np.ndarray:
     """Slopes to the light and away from it, around a middle grey."""
-    slopes = responses[..., 0]
-    return np.clip(0.5 + 0.4 * slopes / max(np.percentile(abs(slopes), 99), 1e-6), 0, 1)
+    return 0.5 + 0.5 * np.tanh(1.5 * scaled(responses[..., 0]))
 
 
 @dataclass(frozen=True)
 class Column:
-    """A kind of filter: its title, its kernels, and how to make a picture of their responses."""
+    """A kind of filter: its title, its kernels, how to make a picture of their responses, and how to show them.
+
+    Above the column stand as many of the kernels as there are tints.
+    """
 
     title: str
     kernels: Sequence[np.ndarray]
     picture: Callable[[np.ndarray], np.ndarray]
+    tints: Sequence[str] = (INK,)
 
 
 COLUMNS = (
-    Column("Gaussian blur", [gaussian(sigma=2, radius=6)], as_it_is),
-    Column("Sobel edges", [SOBEL, SOBEL.T], gradient_length),
-    Column("Laplacian of Gaussian", [laplacian_of_gaussian(sigma=1.6, radius=6)], signed),
-    Column("Gabor, four orientations", [g.real for g in GABORS] + [g.imag for g in GABORS], orientation),
-    Column("Emboss", [EMBOSS], relief),
+    Column("Gaussian blur", [gaussian(sigma=2.5, radius=7)], as_it_is),
+    Column("Sobel edges", [SOBEL, SOBEL.T], gradient_length, tints=(INK, INK)),
+    Column("Laplacian of Gaussian", [laplacian_of_gaussian(sigma=1.8, radius=7)], signed),
+    Column("Gabor, by orientation", [g.real for g in GABORS] + [g.imag for g in GABORS], orientation, tints=HUES),
+    Column("Emboss", [emboss(sigma=1, radius=2)], relief),
 )
 
-# -- the convolution ---------------------------------------------------------------------------------------------
+# -- the convolution -----------------------------------------------------------------------------------------
 
 
 def make_bank(kernels: Sequence[np.ndarray]) -> np.ndarray:
@@ -138,7 +146,14 @@ def plan_for(photo: np.ndarray, bank: np.ndarray, algorithm: str = "auto") -> pc
     return pc.plan(photo, bank, layout="HWNC", padding="same", padding_mode="reflect", algorithm=algorithm)
 
 
-# -- photographs in, contact sheet out ---------------------------------------------------------------------------
+def pictures(responses: np.ndarray) -> list[np.ndarray]:
+    """One picture for each column, from the responses of the whole bank."""
+    ends = np.cumsum([len(column.kernels) for column in COLUMNS])
+    parts = np.split(responses, ends[:-1], axis=3)
+    return [column.picture(part) for column, part in zip(COLUMNS, parts, strict=True)]
+
+
+# -- photographs in, contact sheet out -----------------------------------------------------------------------
 
 
 def as_photo(image: Image.Image) -> np.ndarray:
@@ -159,77 +174,81 @@ def read_photo(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return as_photo(image)
     except Exception as error:  # a damaged file may fail in any way
-        raise SystemExit(f"{path}: cannot be read as a photograph ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"{path}: cannot be read as a photograph: {reason}")
 
 
 def shipped_photo(name: str) -> np.ndarray:
     return as_photo(Image.fromarray(getattr(skimage.data, name)()))
 
 
-def draw_sheet(rows: dict[str, list[np.ndarray]]) -> Figure:
-    """Every photograph with its pictures in a row of panels of one width, in its own proportions."""
-    panel, gap, margin, header, dpi = 244, 8, 34, 112, 100  # in pixels but for dpi
-    heights = [round(panel * pictures[0].shape[0] / pictures[0].shape[1]) for pictures in rows.values()]
-    width = margin + (len(COLUMNS) + 1) * (panel + gap)
-    height = header + sum(heights) + gap * len(heights)
-    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor=PAPER)
+def draw_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], panel: int) -> np.ndarray:
+    """The pixels of the sheet: each photograph and its pictures in a row of panels, in their own proportions."""
+    gap, margin, header = 6, 28, 88  # in pixels, as is the width of a panel and every length here
+    lefts = [margin + i * (panel + gap) for i in range(len(COLUMNS) + 1)]
+    heights = [round(panel * pictures[0].shape[0] / pictures[0].shape[1]) for _, pictures in rows]
+    width, height = lefts[-1] + panel + gap, header + sum(heights) + gap * len(heights)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=PAPER)
 
     def show(picture: np.ndarray, left: float, top: float, wide: float, high: float) -> None:
-        place = (left / width, 1 - (top + high) / height, wide / width, high / height)
-        axes = figure.add_axes(place)
+        axes = figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
         axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), aspect="auto")
         axes.axis("off")
 
-    def write(text: str, x: float, y: float, size: float = 10, **style: object) -> None:
-        figure.text(x / width, 1 - y / height, text, color=INK, fontsize=size, va="center", ha="center", **style)
+    def write(text: str, x: float, y: float, rotation: float = 0) -> None:
+        figure.text(x / width, 1 - y / height, text, rotation=rotation, color=INK, size=10, va="center", ha="center")
 
-    lefts = [margin + i * (panel + gap) for i in range(len(COLUMNS) + 1)]
-    write("Photograph", lefts[0] + panel / 2, 30, size=12)
+    write("Photograph", lefts[0] + panel / 2, 20)
     for column, left in zip(COLUMNS, lefts[1:], strict=True):
-        write(column.title, left + panel / 2, 30, size=12)
-        tints = HUES if column.picture is orientation else [to_rgb(INK)] * 2
-        kernels = column.kernels[: len(tints)]
-        side, start = 46, left + panel / 2 - 27 * len(kernels)
-        for i, (kernel, tint) in enumerate(zip(kernels, tints, strict=False)):
-            weights = 0.5 + 0.5 * kernel / abs(kernel).max()
-            show(weights[..., np.newaxis] * tint, start + 54 * i + 4, 50, side, side)
+        write(column.title, left + panel / 2, 20)
+        side, start = 39, left + (panel - 45 * len(column.tints) + 6) / 2
+        for i, (kernel, tint) in enumerate(zip(column.kernels, column.tints, strict=False)):
+            brightness = 0.5 + 0.5 * kernel / abs(kernel).max()
+            show(brightness[..., np.newaxis] * to_rgb(tint), start + 45 * i, 38, side, side)
 
     top = header
-    for (name, pictures), high in zip(rows.items(), heights, strict=True):
+    for (name, pictures), high in zip(rows, heights, strict=True):
         write(name, margin / 2, top + high / 2, rotation=90)
         for picture, left in zip(pictures, lefts, strict=True):
             show(picture, left, top, panel, high)
         top += high + gap
-    return figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def main() -> None:
+    names = ("auto", *pc.algorithms())
     parser = argparse.ArgumentParser(description="Convolve photographs with a bank of filters.")
-    parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="image files; by default, six that ship")
+    parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="image files; by default, some that ship")
     parser.add_argument("--output", type=Path, default=Path("filters.png"), help="the contact sheet to write")
-    parser.add_argument("--algorithm", default="auto", choices=("auto", *pc.algorithms()), metavar="NAME")
+    parser.add_argument("--algorithm", default="auto", choices=names, metavar="NAME", help=", ".join(names))
     given = parser.parse_args()
 
     if given.photos:
-        photos = {path.name: read_photo(path) for path in given.photos}
+        photos, panel = [(path.name, read_photo(path)) for path in given.photos], 320
     else:
-        photos = {name: shipped_photo(name) for name in SHIPPED}
+        photos, panel = [(name, shipped_photo(name)) for name in SHIPPED], 180
     bank = make_bank([kernel for column in COLUMNS for kernel in column.kernels])
-    ends = np.cumsum([len(column.kernels) for column in COLUMNS])
-
-    plans = {name: plan_for(photo, bank, given.algorithm) for name, photo in photos.items()}
-    print(next(iter(plans.values())))
-    print()
-    rows = {}
-    for name, photo in photos.items():
+    rows: list[tuple[str, list[np.ndarray]]] = []
+    longest = max(len(name) for name, _ in photos)
+    for name, photo in photos:
+        try:
+            plan = plan_for(photo, bank, given.algorithm)
+        except ValueError as error:  # the photograph is smaller than the filters, say
+            sys.exit(f"{name}: {error}")
+        if not rows:
+            print(plan, end="\n\n")
         start = time.perf_counter()
-        responses = plans[name](photo, bank)
+        responses = plan(photo, bank)
         seconds = time.perf_counter() - start
-        shape = "x".join(map(str, photo.shape[:3]))
-        print(f"{name:<16} {shape:>12}  {plans[name].algorithm:<12} {seconds:6.2f} s")
-        parts = np.split(responses, ends[:-1], axis=3)
-        rows[name] = [photo[..., 0], *(column.picture(part) for column, part in zip(COLUMNS, parts, strict=True))]
-    draw_sheet(rows).savefig(given.output)
+        print(f"{name:<{longest}} {'x'.join(map(str, photo.shape[:3])):>12}  {plan.algorithm:<12} {seconds:6.2f} s")
+        rows.append((name, [photo[..., 0], *pictures(responses)]))
+    print("(The first time includes the start of threads and the system's search for fresh memory.)")
+    try:
+        Image.fromarray(draw_sheet(rows, panel)).save(given.output, optimize=True)
+    except (OSError, ValueError) as error:  # no such folder, or a kind of file that Pillow does not write
+        sys.exit(f"{given.output}: cannot be written: {getattr(error, 'strerror', None) or error}")
     print(f"\n{given.output}")
 
 

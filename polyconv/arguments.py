@@ -7,8 +7,8 @@ rule, and the shapes it concerns.
 
 from __future__ import annotations
 
+import math
 import operator
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Any
 
 from . import dtypes, layouts, padding
 from .algorithms import ALGORITHMS, Algorithm
-from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in
+from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits
 from .problem import ConvProblem, reach
 
 __all__ = ["Call", "Demands", "check_array", "check_bias", "read", "read_demands"]
@@ -86,7 +86,10 @@ class Demands:
 # -- integers, one per spatial axis --------------------------------------------------------------------------
 
 
-def _integer(value: Any, name: str, least: int) -> int:
+_MOST = 2**31 - 1  # longer than any axis, and short enough that no address overflows
+
+
+def _integer(value: Any, name: str, least: int, most: float = _MOST) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name}={value!r} must be an integer, not a bool")
     try:
@@ -95,17 +98,21 @@ def _integer(value: Any, name: str, least: int) -> int:
         raise TypeError(f"{name}={value!r} must be an integer, not {type(value).__name__}") from None
     if number < least:
         raise ValueError(f"{name}={value!r} must be at least {least}")
+    if number > most:
+        raise ValueError(f"{name}={value!r} must be at most {most}")
     return number
 
 
 def _is_sequence(value: Any) -> bool:
-    """A tuple, a list or a one-dimensional array; not a string, and not a 0-d array, which is a number."""
-    return isinstance(value, Sequence | range) or (hasattr(value, "__len__") and getattr(value, "ndim", 0) == 1)
+    """A tuple, a list or an array of integers or pairs; not a string, and not a 0-d array, which is a number."""
+    if isinstance(value, Sequence):
+        return not isinstance(value, str | bytes)
+    return hasattr(value, "__len__") and getattr(value, "ndim", 0) in (1, 2)
 
 
 def _per_axis(value: Any, name: str, letters: str) -> tuple[int, ...]:
     """One positive integer per spatial axis, from one for all or one for each."""
-    if isinstance(value, str) or not _is_sequence(value):
+    if not _is_sequence(value):
         return (_integer(value, name, 1),) * len(letters)
     if len(value) != len(letters):
         raise ValueError(
@@ -121,7 +128,7 @@ def _per_axis(value: Any, name: str, letters: str) -> tuple[int, ...]:
 def _check_letters(layout: Any, name: str, roles: str, other_roles: str) -> None:
     if not isinstance(layout, str):
         raise TypeError(f"{name}={layout!r} must be a string such as 'NCHW', not {type(layout).__name__}")
-    if not layout or not set(layout) <= set(string.ascii_uppercase):
+    if not layout or not all("A" <= letter <= "Z" for letter in layout):
         raise ValueError(f"{name}={layout!r} must spell the axes in capital letters, such as 'NCHW' or 'HWIO'")
     if twice := [letter for letter in dict.fromkeys(layout) if layout.count(letter) > 1]:
         raise ValueError(f"{name}={layout!r} has the letter {twice[0]} twice")
@@ -208,7 +215,7 @@ def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[in
         )
     pairs = []
     for i, entry in enumerate(given):
-        if not _is_sequence(entry) or isinstance(entry, str):
+        if not _is_sequence(entry):
             amount = _integer(entry, f"padding[{i}]", 0)
             pairs.append((amount, amount))
         elif len(entry) == 2:
@@ -220,7 +227,7 @@ def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[in
 
 
 def _read_padding_mode(mode: Any) -> str:
-    canonical = padding.MODE_ALIASES.get(mode, mode) if isinstance(mode, str) else mode
+    canonical = padding.MODE_ALIASES.get(mode, mode) if isinstance(mode, str) else None
     if canonical not in padding.MODES:
         allowed = ", ".join(map(repr, padding.MODES))
         aliases = ", ".join(f"{alias!r} for {name!r}" for alias, name in padding.MODE_ALIASES.items())
@@ -228,47 +235,48 @@ def _read_padding_mode(mode: Any) -> str:
     return str(canonical)
 
 
-def _check_extents(p: ConvProblem, letters: str, x: ArraySpec, w: ArraySpec) -> None:
+def _shapes(x: dict[str, int], w: dict[str, int]) -> str:
+    """Both shapes and what their axes were taken for."""
+    return (
+        f"x has shape {tuple(x.values())}, layout {''.join(x)!r}, "
+        f"and w {tuple(w.values())}, kernel_layout {''.join(w)!r}"
+    )
+
+
+def _check_extents(p: ConvProblem, letters: str, x: dict[str, int], w: dict[str, int]) -> None:
     """The kernel fits into the padded image, and the image is wide enough to fill its own margins."""
     for i, letter in enumerate(letters):
         if p.kernel[i] == 0:
-            raise ValueError(f"w has no tap along axis {letter}: its shape is {w.shape}")
+            raise ValueError(f"w has no tap along axis {letter}; {_shapes(x, w)}")
         widest = padding.widest(p.size[i], p.padding_mode)
         if widest is not None and max(p.padding[i]) > widest:
             raise ValueError(
                 f"padding {p.padding[i]} of axis {letter} is too wide for padding_mode={p.padding_mode!r}: an axis of "
-                f"{p.size[i]} elements fills margins of at most {widest}; the shape of x is {x.shape}"
+                f"{p.size[i]} elements fills margins of at most {widest}; {_shapes(x, w)}"
             )
         span = reach(p.kernel[i], p.dilation[i])
         if span > p.padded_size[i] > 0:
-            dilated = f" (dilated by {p.dilation[i]}, {span} elements wide)" if p.dilation[i] > 1 else ""
+            dilated = f" (dilation {p.dilation[i]}, {span} elements wide)" if p.dilation[i] > 1 else ""
             padded = f", {p.padded_size[i]} with its padding {p.padding[i]}" if any(p.padding[i]) else ""
             raise ValueError(
                 f"w is larger than the padded x along axis {letter}: {p.kernel[i]} taps{dilated} over {p.size[i]} "
-                f"elements{padded}; the shapes are w {w.shape} and x {x.shape}"
+                f"elements{padded}; {_shapes(x, w)}"
             )
 
 
 # -- the whole call ------------------------------------------------------------------------------------------
 
 
-def _read_channels(x: dict[str, int], w: dict[str, int], groups: int, xs: ArraySpec, ws: ArraySpec) -> None:
+def _check_channels(x: dict[str, int], w: dict[str, int], groups: int) -> None:
     """Channels, filters and groups go together."""
     channels, per_group, filters = x.get("C", 1), w.get("I", 1), w.get("O", 1)
     if channels % groups:
-        raise ValueError(
-            f"groups={groups} does not divide the {channels} input channels of x, whose shape is {xs.shape}"
-        )
+        raise ValueError(f"groups={groups} does not divide the {channels} input channels of x; {_shapes(x, w)}")
     if filters % groups:
-        raise ValueError(
-            f"groups={groups} does not divide the {filters} output channels of w, whose shape is {ws.shape}"
-        )
+        raise ValueError(f"groups={groups} does not divide the {filters} output channels of w; {_shapes(x, w)}")
     if per_group * groups != channels:
         grouped = f" in each of {groups} groups, {per_group * groups} in all" if groups > 1 else ""
-        raise ValueError(
-            f"w takes {per_group} input channels{grouped}, and x has {channels}; "
-            f"the shapes are w {ws.shape} and x {xs.shape}"
-        )
+        raise ValueError(f"w takes {per_group} input channels{grouped}, and x has {channels}; {_shapes(x, w)}")
 
 
 def read(
@@ -302,7 +310,7 @@ def read(
     spatial = layouts.spatial_letters(layout)
     image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
     group_count = _integer(groups, "groups", 1)
-    _read_channels(image, kernel, group_count, xs, ws)
+    _check_channels(image, kernel, group_count)
     if not isinstance(flip_kernel, bool):
         raise TypeError(f"flip_kernel={flip_kernel!r} must be True or False")
     wanted = None if dtype is None else dtype_in(dtype, xs.xp)
@@ -324,7 +332,7 @@ def read(
         dtype=dtypes.name(chosen.total),
         channels_last=layouts.channels_last(layout),
     )
-    _check_extents(problem, spatial, xs, ws)
+    _check_extents(problem, spatial, image, kernel)
     return Call(xs, ws, layout, kernel_layout, flip_kernel, chosen, problem)
 
 
@@ -339,10 +347,10 @@ def read_demands(
         algorithm = by_name[algorithm]
     elif not isinstance(algorithm, Algorithm):
         raise TypeError(f"algorithm={algorithm!r} must be a name or an Algorithm, not {type(algorithm).__name__}")
-    if accuracy not in ("fast", "strict"):
+    if not isinstance(accuracy, str) or accuracy not in ("fast", "strict"):
         raise ValueError(f"accuracy={accuracy!r} must be 'fast' or 'strict'")
     if max_workspace is not None:
-        max_workspace = _integer(max_workspace, "max_workspace", 0)
+        max_workspace = _integer(max_workspace, "max_workspace", 0, most=math.inf)
     if workers is not None:
         _integer(workers, "workers", 1)
         raise NotImplementedError(
@@ -355,29 +363,29 @@ def read_demands(
 # -- arrays that meet a call already made --------------------------------------------------------------------
 
 
-def _check_home(spec: ArraySpec, name: str, home: ArraySpec) -> None:
-    """Another array of the call lives in the same library and on the same device as ``x``."""
+def _check_home(spec: ArraySpec, name: str, home: ArraySpec, owner: str = "x") -> None:
+    """Another array of the call lives in the same library and on the same device as ``x``, or as its plan."""
     if spec.library is not home.library:
         raise TypeError(
-            f"x is an array of {home.library.name} and {name} one of {spec.library.name}; "
-            "convert one, polyconv moves nothing between libraries"
+            f"{owner} belongs to {home.library.name} and {name} to {spec.library.name}; "
+            f"convert {name}, polyconv moves nothing between libraries"
         )
     if spec.device != home.device and None not in (spec.device, home.device):
         raise ValueError(
-            f"x is on device {home.device} and {name} on {spec.device}; "
-            "move one, polyconv moves nothing between devices"
+            f"{owner} is on device {home.device} and {name} on {spec.device}; "
+            f"move {name}, polyconv moves nothing between devices"
         )
 
 
 def check_array(x: Array, name: str, planned: ArraySpec) -> None:
     """``x`` is the array that was planned for. Raises TypeError or ValueError."""
-    spec = describe(x, name)
-    if spec == planned:
+    if fits(x, planned):
         return
-    _check_home(spec, name, planned)
+    spec = describe(x, name)
+    _check_home(spec, name, planned, "the plan")
     if spec.shape != planned.shape:
         raise ValueError(f"{name} has shape {spec.shape}, and the plan is for {planned.shape}; make another plan")
-    if dtypes.name(spec.dtype) != dtypes.name(planned.dtype):
+    if spec.dtype != planned.dtype:  # byte order included: the road was laid without a cast, or with one
         raise TypeError(f"{name} has dtype {spec.dtype}, and the plan is for {planned.dtype}; make another plan")
 
 
@@ -398,4 +406,9 @@ def check_bias(bias: Array, call: Call) -> None:
         raise TypeError(
             f"bias has dtype {dtypes.name(spec.dtype)}, which is of a higher kind than the result's "
             f"{dtypes.name(result)}; pass dtype={dtypes.name(spec.dtype)!r}"
+        )
+    if dtypes.unsigns(spec.dtype, result, xp):
+        raise TypeError(
+            f"bias has dtype {dtypes.name(spec.dtype)}, which is signed, and the result's {dtypes.name(result)} is "
+            "unsigned; pass dtype='int64'"
         )

@@ -1,14 +1,14 @@
 """Array libraries: the one file that knows NumPy, CuPy, PyTorch, JAX and Dask by name.
 
 Everything else is written against the Array API standard and asks this file for what the standard lacks:
-sliding windows, einsum, matrix products of arrays that lie awkwardly in memory, and where an array lives.
+sliding windows, einsum, order in memory, and where an array lives.
 What a library needs done its own way is one :class:`Library` record; a library without one is driven by the
 standard alone.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +34,6 @@ __all__ = [
     "dtype_in",
     "einsum",
     "is_accelerator",
-    "matmul",
     "plain",
     "threads",
     "versions",
@@ -44,17 +43,15 @@ __all__ = [
 Array = Any  # an array of any library; the Array API standard defines no common base class
 
 
-# -- sliding windows: (N, G, C, *size) -> (N, G, C, *output_size, *kernel) -----------------------------------
+# -- sliding windows: (N, G, C, *size) -> (N, G, C, *kernel, *output_size) -----------------------------------
 
 
 def _strided_windows(as_strided: Callable[..., Array], x: Array, problem: ConvProblem) -> Array:
-    """Windows as a view: an output step moves by ``stride`` elements, a kernel step by ``dilation``."""
-    space = x.strides[3:]
-    steps = zip(space, problem.stride, strict=True)
-    taps = zip(space, problem.dilation, strict=True)
-    shape = x.shape[:3] + problem.output_size + problem.kernel
-    strides = x.strides[:3] + tuple(b * s for b, s in steps) + tuple(b * d for b, d in taps)
-    return as_strided(x, shape, strides)
+    """Windows as a view: a kernel step moves by ``dilation`` elements, an output step by ``stride``."""
+    bytes_ = x.strides
+    space = bytes_[3:]
+    taps, steps = map(operator.mul, space, problem.dilation), map(operator.mul, space, problem.stride)
+    return as_strided(x, (*x.shape[:3], *problem.kernel, *problem.output_size), (*bytes_[:3], *taps, *steps))
 
 
 def _numpy_as_strided(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
@@ -78,18 +75,20 @@ def _torch_windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     spans = map(reach, problem.kernel, problem.dilation)
     for i, (span, stride) in enumerate(zip(spans, problem.stride, strict=True)):
         x = x.unfold(3 + i, span, stride)
-    return x[(..., *(slice(None, None, d) for d in problem.dilation))]
+    x = x[(..., *(slice(None, None, d) for d in problem.dilation))]
+    n = problem.ndim
+    return x.permute(0, 1, 2, *range(3 + n, 3 + 2 * n), *range(3, 3 + n))
 
 
 def _gathered_windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """Windows as a copy, one ``take`` per spatial axis; the standard alone suffices."""
     n, where = problem.ndim, device(x)
     for i in reversed(range(n)):
-        steps = xp.arange(problem.output_size[i], device=where) * problem.stride[i]
         taps = xp.arange(problem.kernel[i], device=where) * problem.dilation[i]
-        index = xp.reshape(steps[:, None] + taps[None, :], (-1,))
+        steps = xp.arange(problem.output_size[i], device=where) * problem.stride[i]
+        index = xp.reshape(taps[:, None] + steps[None, :], (-1,))
         x = xp.take(x, index, axis=3 + i)
-        x = xp.reshape(x, (*x.shape[: 3 + i], problem.output_size[i], problem.kernel[i], *x.shape[4 + i :]))
+        x = xp.reshape(x, (*x.shape[: 3 + i], problem.kernel[i], problem.output_size[i], *x.shape[4 + i :]))
     return xp.permute_dims(x, (0, 1, 2, *range(3, 3 + 2 * n, 2), *range(4, 4 + 2 * n, 2)))
 
 
@@ -130,12 +129,6 @@ def _torch_contiguous(x: Array) -> Array:
     return x.contiguous()
 
 
-def _numpy_for_matmul(x: Array) -> Array:
-    """``x`` itself where BLAS can take it, else a contiguous copy: NumPy's own loop is ten times slower."""
-    rows, columns = x.strides[-2:]
-    return x if x.itemsize in (rows, columns) else np.ascontiguousarray(x)
-
-
 # -- the libraries -------------------------------------------------------------------------------------------
 
 
@@ -143,22 +136,27 @@ def _numpy_for_matmul(x: Array) -> Array:
 class Library:
     """What one array library has that the standard lacks, or does better than the standard.
 
-    ``call_seconds`` is the time that one small array operation takes; ``strided`` says whether windows are views.
+    ``call_seconds`` is the time that one small array operation takes. ``tiled`` says whether a result can be filled
+    tile by tile: not where arrays cannot be written to, nor where that would burden automatic differentiation.
     """
 
     name: str
     call_seconds: float
-    strided: bool = False
+    tiled: bool = True
     windows: Callable[[Array, ConvProblem, ModuleType], Array] = _gathered_windows
     einsum: Callable[[str, Array, Array, ModuleType], Array] = _einsum_by_tensordot
     contiguous: Callable[[Array], Array] = _as_it_is
-    for_matmul: Callable[[Array], Array] = _as_it_is
 
 
-_NUMPY = Library("numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, _numpy_for_matmul)
+_NUMPY = Library("numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray)
 _CUPY = Library("cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous)
-_TORCH = Library("torch", 4e-6, True, _torch_windows, _einsum, _torch_contiguous)
+_TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, _torch_contiguous)
 _JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum)
+
+# NumPy's own namespace is the standard's since NumPy 2. Two of its functions only call a method, and take three times
+# the method's time to do so, which is what a small image's convolution mostly consists of.
+_NUMPY_NAMESPACE = ModuleType("numpy")
+_NUMPY_NAMESPACE.__dict__.update(vars(np), reshape=np.ndarray.reshape, permute_dims=np.ndarray.transpose)
 
 _LIBRARIES: tuple[tuple[Callable[[object], bool], Library], ...] = (
     (array_api_compat.is_numpy_array, _NUMPY),
@@ -181,7 +179,7 @@ def _library(x: Array) -> Library:
 
 
 def windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
-    """Every window of a padded image: ``(N, G, C, *size)`` -> ``(N, G, C, *output_size, *kernel)``.
+    """Every window of a padded image, tap by tap: ``(N, G, C, *size)`` -> ``(N, G, C, *kernel, *output_size)``.
 
     A view where the library has strides (NumPy, CuPy, PyTorch), gathered elsewhere.
     """
@@ -193,20 +191,14 @@ def einsum(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
     return _library(a).einsum(subscripts, a, b, xp)
 
 
-def matmul(a: Array, b: Array, xp: ModuleType) -> Array:
-    """A (stack of) matrix products ``a @ b``, with copies only of operands that BLAS could not take."""
-    ready = _library(a).for_matmul
-    return xp.matmul(ready(a), ready(b))
-
-
 def contiguous(x: Array) -> Array:
     """``x`` laid out in memory in the order of its axes (C order), copied only where it is not so already."""
     return _library(x).contiguous(x)
 
 
 def plain(x: Array) -> Array:
-    """``x`` without what a NumPy subclass (``memmap``, ``matrix``) adds; any other array as it is."""
-    return np.asarray(x) if isinstance(x, np.ndarray) else x
+    """``x`` without what a NumPy subclass (``memmap``, ``matrix``) or scalar adds; any other array as it is."""
+    return np.asarray(x) if isinstance(x, np.ndarray | np.generic) else x
 
 
 # -- describing arrays ---------------------------------------------------------------------------------------
@@ -239,16 +231,22 @@ def describe(x: Array, name: str) -> ArraySpec:
         spec = ArraySpec(x.shape, x.dtype, _NUMPY, _NUMPY_NAMESPACE, "cpu")
     elif array_api_compat.is_dask_array(x):
         raise TypeError(f"{name} is a Dask array, which polyconv does not take yet; compute() it first")
-    elif isinstance(x, np.ma.MaskedArray):
+    elif isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask a convolution would drop; pass {name}.filled(...)")
     elif not array_api_compat.is_array_api_obj(x):
         raise TypeError(_no_array(x, name))
     else:
-        xp = array_api_compat.array_namespace(x)
-        spec = ArraySpec(tuple(x.shape), x.dtype, _library(x), xp, device(x))
+        library = _library(x)
+        xp = _NUMPY_NAMESPACE if library is _NUMPY else array_api_compat.array_namespace(x)
+        spec = ArraySpec(tuple(x.shape), x.dtype, library, xp, device(x))
     if dtypes.kind(spec.dtype, spec.xp) < 0:
         raise TypeError(f"{name} has dtype {spec.dtype}, which is not numeric")
     return spec
+
+
+def fits(x: Array, spec: ArraySpec) -> bool:
+    """Whether ``x`` is, at a glance, what ``spec`` describes: True is certain, False calls for a closer look."""
+    return type(x) is np.ndarray and spec.library is _NUMPY and x.shape == spec.shape and bool(x.dtype == spec.dtype)
 
 
 def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
@@ -272,6 +270,7 @@ def dtype_in(dtype: Any, xp: ModuleType) -> Any:
 
     Raises TypeError where the library has no such dtype.
     """
+    known: Any
     try:
         spelled = dtype if isinstance(dtype, str) else np.dtype(dtype).name
         known = getattr(xp, np.dtype(spelled).name, None)
@@ -285,9 +284,6 @@ def dtype_in(dtype: Any, xp: ModuleType) -> Any:
     except (TypeError, ValueError):
         pass
     raise TypeError(f"dtype={dtype!r} is not a numeric dtype of {xp.__name__}")
-
-
-_NUMPY_NAMESPACE: ModuleType = array_api_compat.array_namespace(np.empty(0))
 
 
 def is_accelerator(where: Any) -> bool:
@@ -313,6 +309,8 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """The installed versions of the packages that polyconv can work with, without importing any."""
+    import importlib.metadata  # slow to import, and only a report needs it
+
     found = {}
     for package in _PACKAGES:
         try:

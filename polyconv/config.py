@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import threadpoolctl
-
 from . import __version__, arrays
 
 __all__ = ["show_config"]
@@ -28,6 +26,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode={mode!r} must be 'stdout' or 'dicts'")
+    import threadpoolctl  # only a report needs it
+
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     config = {
         "polyconv": __version__,

@@ -6,12 +6,12 @@ pass through. The kinds are ordered: a result never has a lower kind than what i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-__all__ = ["KINDS", "Dtypes", "choose", "kind", "name"]
+__all__ = ["KINDS", "Dtypes", "choose", "kind", "name", "unsigns"]
 
 KINDS = ("bool", "integral", "real floating", "complex floating")
-_HALVES = ("float16", "bfloat16")
 
 
 class Dtypes(NamedTuple):
@@ -21,14 +21,24 @@ class Dtypes(NamedTuple):
     result: Any
 
 
+@lru_cache(typed=True)  # dtypes of two libraries may share a hash, and object to being compared
 def name(dtype: Any) -> str:
-    """A dtype's name without its library or byte order: ``torch.float32`` -> ``"float32"``."""
-    return str(getattr(dtype, "name", None) or dtype).rpartition(".")[2]
+    """A dtype's name without its library or byte order: ``torch.float32``, ``jax.numpy.float32`` -> ``"float32"``."""
+    return str(getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)).rpartition(".")[2]
 
 
+@lru_cache
 def kind(dtype: Any, xp: Any) -> int:
-    """The index into :data:`KINDS`, or -1 for a dtype that is none of them (strings, objects, dates)."""
-    return next((i for i, k in enumerate(KINDS) if xp.isdtype(dtype, k)), -1)
+    """The index into :data:`KINDS`, or -1 for what is none of them: strings, objects, dates, or no dtype of ``xp``."""
+    try:
+        return next((i for i, k in enumerate(KINDS) if dtype is not None and xp.isdtype(dtype, k)), -1)
+    except (AttributeError, TypeError, ValueError):
+        return -1
+
+
+def unsigns(given: Any, result: Any, xp: Any) -> bool:
+    """Whether signed values would end in an unsigned dtype."""
+    return bool(xp.isdtype(given, "signed integer") and xp.isdtype(result, "unsigned integer"))
 
 
 def _integer_sum(dtype: Any, xp: Any, device: Any) -> Any:
@@ -37,30 +47,30 @@ def _integer_sum(dtype: Any, xp: Any, device: Any) -> Any:
 
 
 def _promote(a: Any, b: Any, xp: Any, device: Any) -> Any:
-    """The dtype of a product of ``a`` and ``b`` summed up. Raises TypeError for integers that share no dtype."""
+    """The dtype of a product of ``a`` and ``b`` summed up. Raises TypeError for dtypes that do not promote."""
     kinds = kind(a, xp), kind(b, xp)
-    if max(kinds) >= 2 and min(kinds) < 2:
+    floating = max(kinds) >= 2
+    if floating and min(kinds) < 2:
         return a if kinds[0] >= 2 else b  # integers take the floating dtype they meet
-    if max(kinds) >= 2:
-        return xp.result_type(a, b)
-    a, b = (xp.uint8 if xp.isdtype(d, "bool") else d for d in (a, b))
     try:
-        both = xp.result_type(a, b)
-    except (TypeError, RuntimeError):
-        both = None
-    if both is None or not xp.isdtype(both, "integral"):
+        both = xp.result_type(*(d if k else xp.uint8 for d, k in zip((a, b), kinds, strict=True)))
+        total = both if floating else _integer_sum(both, xp, device)
+    except (RuntimeError, TypeError, ValueError):
+        total = None
+    if total is None or kind(total, xp) != max(1, *kinds):  # NumPy makes int64 and uint64 a float64
         raise TypeError(
-            f"x of dtype {name(a)} and w of dtype {name(b)} have no integer dtype in common; "
-            "pass dtype= (say dtype='int64' or dtype='float64')"
+            f"x of dtype {name(a)} and w of dtype {name(b)} have no {KINDS[max(1, *kinds)]} dtype in common; "
+            f"pass dtype= (say dtype={'float64' if floating else 'int64'!r})"
         )
-    return _integer_sum(both, xp, device)
+    return total
 
 
+@lru_cache
 def choose(x: Any, w: Any, requested: Any | None, xp: Any, device: Any) -> Dtypes:
     """The dtypes of a convolution of dtypes ``x`` and ``w``, where the caller asked for ``requested`` or None.
 
     Floats promote; integers take the float they meet; integers alone are summed as the standard's ``sum``
-    does. Half precision is summed in float32. Raises TypeError where the request would lose information
+    does. Half precision and less is summed in float32. Raises TypeError where the request would lose information
     silently: a lower kind, or signed values in an unsigned dtype.
     """
     if requested is None:
@@ -73,7 +83,8 @@ def choose(x: Any, w: Any, requested: Any | None, xp: Any, device: Any) -> Dtype
                 f"dtype={name(result)} is {KINDS[given]}, a lower kind than {KINDS[needed]}, "
                 f"which x ({name(x)}) and w ({name(w)}) need"
             )
-        signed = xp.isdtype(x, "signed integer") or xp.isdtype(w, "signed integer")
-        if signed and xp.isdtype(result, "unsigned integer"):
+        if unsigns(x, result, xp) or unsigns(w, result, xp):
             raise TypeError(f"dtype={name(result)} is unsigned, and x ({name(x)}) or w ({name(w)}) is signed")
-    return Dtypes(xp.float32 if name(result) in _HALVES else result, result)
+    narrow = kind(result, xp) >= 2 and xp.finfo(result).bits < 32
+    wide = xp.complex64 if xp.isdtype(result, "complex floating") else xp.float32
+    return Dtypes(wide if narrow else result, result)

@@ -2,56 +2,115 @@
 
     pad -> cast -> the problem's axes -> the algorithm -> bias -> cast -> the caller's axes
 
-Each step leaves an array alone that needs nothing done.
+:func:`road` lays it for a call. What would change nothing is left out, so that a small image on a straight road
+costs little more than its arithmetic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from .algorithms import Algorithm
-from .algorithms.base import permuted
 from .arguments import Call
 from .arrays import Array, contiguous, plain
 from .padding import pad
+from .tiling import Tile, convolve, whole
 
-__all__ = ["execute", "road_workspace"]
+__all__ = ["Road", "road", "road_workspace"]
 
-
-def execute(call: Call, algorithm: Algorithm, x: Array, w: Array, bias: Array | None) -> Array:
-    """Convolve arrays that fit ``call``, with ``algorithm``; the result is contiguous in the caller's layout."""
-    p, xp = call.problem, call.x.xp
-    if p.macs:
-        y = algorithm.run(_image(x, call), _kernel(w, call), p.padded, xp)
-    else:  # sums of nothing: an empty result, or zeros
-        shape = (p.batch, p.groups, p.filters, *p.output_size)
-        y = xp.zeros(shape, dtype=call.dtypes.total, device=call.x.device)
-    if bias is not None:
-        y += xp.reshape(_cast(plain(bias), call), (p.groups, p.filters, *(1,) * p.ndim))
-    if call.dtypes.result != call.dtypes.total:
-        y = xp.astype(y, call.dtypes.result)
-    return contiguous(xp.reshape(permuted(y, call.output_axes, xp), call.output_shape))
+Step = Callable[[Array], Array]
 
 
-def _image(x: Array, call: Call) -> Array:
-    """The caller's image as ``(N, G, C, *size)``, padded, in the dtype of the sums."""
-    p, xp = call.problem, call.x.xp
-    x = _cast(pad(plain(x), call.pad_widths, p.padding_mode, xp), call)
-    return xp.reshape(permuted(x, call.image_axes, xp), (p.batch, p.groups, p.channels, *p.padded_size))
+@dataclass(frozen=True, slots=True)
+class Road:
+    """The steps of each array, in order, and the convolution between them.
+
+    ``image`` leads from the caller's image to ``(N, G, C, *padded size)`` in the dtype of the sums, ``kernel`` from
+    the caller's kernel to ``(G, K, C, *kernel)``, ``bias`` to ``(G, K, 1, ...)`` and ``result`` back.
+    """
+
+    image: tuple[Step, ...]
+    kernel: tuple[Step, ...]
+    bias: tuple[Step, ...]
+    convolve: Callable[[Array, Array], Array]
+    result: tuple[Step, ...]
+
+    def __call__(self, x: Array, w: Array, bias: Array | None) -> Array:
+        """Convolve arrays that fit; the result is contiguous in the caller's layout."""
+        for step in self.image:
+            x = step(x)
+        for step in self.kernel:
+            w = step(w)
+        y = self.convolve(x, w)
+        if bias is not None:
+            for step in self.bias:
+                bias = step(bias)
+            y += bias
+        for step in self.result:
+            y = step(y)
+        return y
 
 
-def _kernel(w: Array, call: Call) -> Array:
-    """The caller's kernel as ``(G, K, C, *kernel)``, flipped where asked, in the dtype of the sums."""
-    p, xp = call.problem, call.x.xp
-    w = permuted(_cast(plain(w), call), call.kernel_axes, xp)
-    w = xp.reshape(w, (p.groups, p.filters, p.channels, *p.kernel))
-    return xp.flip(w, axis=tuple(range(3, 3 + p.ndim))) if call.flip_kernel else w
+def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
+    """The road of ``call`` through ``algorithm``, tile by tile."""
+    p, xp, total = call.problem, call.x.xp, call.dtypes.total
+    image_shape = (p.batch, p.groups, p.channels, *p.padded_size)
+    kernel_shape = (p.groups, p.filters, p.channels, *p.kernel)
+    result_shape = (p.batch, p.groups, p.filters, *p.output_size)
+    padded = tuple(n + low + high for n, (low, high) in zip(call.x.shape, call.pad_widths, strict=True))
 
+    def cast(before: object, after: object) -> list[Step]:
+        return [] if before == after else [lambda a: xp.astype(a, after)]
 
-def _cast(x: Array, call: Call) -> Array:
-    return x if x.dtype == call.dtypes.total else call.x.xp.astype(x, call.dtypes.total)
+    def permute(axes: tuple[int, ...]) -> list[Step]:
+        return [] if axes == tuple(range(len(axes))) else [lambda a: xp.permute_dims(a, axes)]
+
+    def reshape(before: tuple[int, ...], after: tuple[int, ...]) -> list[Step]:
+        return [] if before == after else [lambda a: xp.reshape(a, after)]
+
+    def at_once(x: Array, w: Array) -> Array:
+        return algorithm.run(x, w, padded_problem, xp)
+
+    def tile_by_tile(x: Array, w: Array) -> Array:
+        return convolve(algorithm, x, w, padded_problem, tile, xp)
+
+    def sums_of_nothing(x: Array, w: Array) -> Array:
+        return xp.zeros(result_shape, dtype=total, device=call.x.device)
+
+    padded_problem = p.padded
+    pads: list[Step] = [lambda x: pad(x, call.pad_widths, p.padding_mode, xp)] if padded != call.x.shape else []
+    flips: list[Step] = [lambda w: xp.flip(w, axis=tuple(range(3, 3 + p.ndim)))] if call.flip_kernel else []
+    image_before_reshape = tuple(padded[axis] for axis in call.image_axes)
+    kernel_before_reshape = tuple(call.w.shape[axis] for axis in call.kernel_axes)
+    return Road(
+        image=(
+            plain,
+            *pads,
+            *cast(call.x.dtype, total),
+            *permute(call.image_axes),
+            *reshape(image_before_reshape, image_shape),
+        ),
+        kernel=(
+            plain,
+            *cast(call.w.dtype, total),
+            *permute(call.kernel_axes),
+            *reshape(kernel_before_reshape, kernel_shape),
+            *flips,
+        ),
+        bias=(plain, lambda b: xp.astype(xp.reshape(b, (p.groups, p.filters, *(1,) * p.ndim)), total)),
+        convolve=sums_of_nothing if not p.macs else at_once if tile == whole(padded_problem) else tile_by_tile,
+        result=(
+            *cast(total, call.dtypes.result),
+            *permute(call.output_axes),
+            *reshape(tuple(result_shape[axis] for axis in call.output_axes), call.output_shape),
+            contiguous,
+        ),
+    )
 
 
 def road_workspace(call: Call) -> int:
-    """Bytes that the road needs at most beside the algorithm: padded and cast copies, the result put in order."""
+    """Bytes that the road needs at most beside the algorithm: the padded and the cast copy of image and kernel."""
     p = call.problem
     copies = sum((any(map(any, p.padding)), bool(call.x.dtype != call.dtypes.total)))
     return p.itemsize * (copies * p.image_elements + 2 * p.kernel_elements)

@@ -8,6 +8,8 @@ permutations: plain integers, worked out once when a call is planned.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 __all__ = ["axes_in", "channels_last", "default_kernel_layout", "default_layout", "output_axes", "spatial_letters"]
 
 IMAGE_ROLES = "NC"
@@ -15,6 +17,7 @@ KERNEL_ROLES = "OI"
 _SPATIAL = "ABEFGTDHW"  # the last n letters name n spatial axes: W, HW, DHW, TDHW, ...
 
 
+@lru_cache
 def spatial_letters(layout: str) -> str:
     """The letters of the spatial axes, in the order spelled: ``"NHWC"`` -> ``"HW"``."""
     return "".join(letter for letter in layout if letter not in IMAGE_ROLES + KERNEL_ROLES)

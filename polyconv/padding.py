@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import array_api_extra as xpx
-
 from .arrays import device
 from .problem import reach
 
@@ -57,6 +55,8 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
     if not any(map(any, widths)):
         return x
     if mode == "constant":
+        import array_api_extra as xpx  # not needed until the first margin, and slow to import
+
         shape = tuple(n + low + high for n, (low, high) in zip(x.shape, widths, strict=True))
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(x.shape, widths, strict=True))
         return xpx.at(xp.zeros(shape, dtype=x.dtype, device=device(x)), inside).set(x)

@@ -13,8 +13,10 @@ from functools import lru_cache
 from .algorithms import ALGORITHMS, Algorithm
 from .arguments import Call, Demands, check_array, check_bias
 from .arrays import Array
-from .execution import execute, road_workspace
+from .execution import Road, road, road_workspace
+from .problem import ConvProblem
 from .target import Target
+from .tiling import Tile, count, cut, part, whole
 
 __all__ = ["Candidate", "Plan", "make_plan"]
 
@@ -31,6 +33,8 @@ class Candidate:
         Predicted time in seconds; ``inf`` where it cannot run.
     workspace
         Peak bytes beside the inputs and the result.
+    tile
+        How many images and how many rows it takes at a time.
     reason
         Why it cannot run the problem or may not under the caller's demands; None where it can.
     """
@@ -38,6 +42,7 @@ class Candidate:
     name: str
     seconds: float
     workspace: int
+    tile: Tile
     reason: str | None = None
 
 
@@ -56,18 +61,18 @@ class Plan:
         One :class:`Candidate` per algorithm, in the order of :func:`polyconv.algorithms`.
     target
         The library and device.
+    algorithm
+        The name of the algorithm that will run.
+    road
+        The steps that the arrays take through it.
     """
 
     call: Call
     demands: Demands
     target: Target
     candidates: tuple[Candidate, ...]
-    _chosen: Algorithm
-
-    @property
-    def algorithm(self) -> str:
-        """The name of the algorithm that will run."""
-        return self._chosen.name
+    algorithm: str
+    road: Road
 
     def __call__(self, x: Array, w: Array, bias: Array | None = None) -> Array:
         """Convolve ``x`` with ``w``. Raises ValueError or TypeError for arrays that the plan is not for."""
@@ -76,10 +81,10 @@ class Plan:
         return self.run(x, w, bias)
 
     def run(self, x: Array, w: Array, bias: Array | None) -> Array:
-        """Convolve arrays that are known to fit, as those are from which the plan was just made."""
+        """Convolve arrays that are known to fit, as those do from which the plan was just made."""
         if bias is not None:
             check_bias(bias, self.call)
-        return execute(self.call, self._chosen, x, w, bias)
+        return self.road(x, w, bias)
 
     def __repr__(self) -> str:
         return f"<polyconv.Plan {self.algorithm}: {self._headline()}>"
@@ -129,13 +134,25 @@ def _time(seconds: float) -> str:
 
 def _consider(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> Candidate:
     problem = call.problem.padded
+    tile = whole(problem)
     if reason := algorithm.reject(problem):
-        return Candidate(algorithm.name, math.inf, 0, reason)
-    cost = algorithm.cost(problem)
-    workspace = cost.workspace + road_workspace(call)
-    limit = demands.max_workspace
-    over = f"needs more workspace than max_workspace={limit}" if limit is not None and workspace > limit else None
-    return Candidate(algorithm.name, target.seconds(cost, problem.dtype), workspace, over)
+        return Candidate(algorithm.name, math.inf, 0, tile, reason)
+    if not problem.macs:  # an empty dimension leaves nothing to do
+        return Candidate(algorithm.name, 0.0, 0, tile)
+
+    def workspace(p: ConvProblem) -> int:
+        """Of one tile: the algorithm's, and the tile's result until it is put in its place."""
+        return algorithm.cost(p).workspace + (p.output_elements * p.itemsize if p != problem else 0)
+
+    limit, beside = demands.max_workspace, road_workspace(call)
+    if target.tiled:
+        wanted = target.tile_bytes(problem.kernel_elements * problem.itemsize)
+        tile = cut(problem, workspace, wanted if limit is None else min(wanted, limit - beside))
+    piece = part(problem, tile)
+    held = workspace(piece) + beside
+    over = f"needs {held} bytes, more than max_workspace={limit}" if limit is not None and held > limit else None
+    seconds = count(problem, tile) * target.seconds(algorithm.cost(piece), problem.dtype)
+    return Candidate(algorithm.name, seconds, held, tile, over)
 
 
 @lru_cache(maxsize=1024)
@@ -151,4 +168,6 @@ def make_plan(call: Call, demands: Demands) -> Plan:
         subject = "no algorithm can" if asked is None else f"algorithm={asked.name!r} cannot"
         raise ValueError(f"{subject} run this problem under these demands: {reasons}")
     chosen = min(possible, key=lambda row: considered[row].seconds)
-    return Plan(call, demands, target, tuple(considered.values()), chosen)
+    return Plan(
+        call, demands, target, tuple(considered.values()), chosen.name, road(call, chosen, considered[chosen].tile)
+    )

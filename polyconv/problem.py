@@ -102,6 +102,21 @@ class ConvProblem:
         """Bytes of one element of ``dtype``, read off its name (``"complex64"`` has 64 bits)."""
         return int("".join(filter(str.isdigit, self.dtype))) // 8
 
+    def window(self, axis: int, first: int, last: int) -> tuple[slice, tuple[int, int]]:
+        """What the outputs ``first`` to ``last - 1`` along a spatial axis read.
+
+        The slice of the unpadded input, and the (low, high) padding left over at its ends. Outputs that lie in
+        padding altogether read an empty slice; all of their padding counts as low.
+        """
+        low, _ = self.padding[axis]
+        size = self.size[axis]
+        start = first * self.stride[axis] - low
+        stop = (last - 1) * self.stride[axis] - low + reach(self.kernel[axis], self.dilation[axis])
+        begin, end = min(max(start, 0), size), min(max(stop, 0), size)
+        if begin == end:
+            return slice(begin, end), (stop - start, 0)
+        return slice(begin, end), (begin - start, stop - end)
+
     @cached_property
     def padded(self) -> ConvProblem:
         """The same convolution of an image that already carries its padding."""

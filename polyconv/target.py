@@ -16,35 +16,68 @@ __all__ = ["Target"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Sustained rates of a kind of device, per second: products in a matrix product by dtype, and bytes moved."""
+    """Sustained rates of a kind of device, per second.
+
+    ``macs`` are the products inside a matrix product, by dtype, and ``other_macs`` those of dtypes that BLAS does
+    not take; ``traffic`` is bytes moved, ``runs`` inner loops started, and ``fresh`` bytes of large workspaces,
+    which the system hands out page by page.
+    """
 
     macs: dict[str, float]
     other_macs: float
     traffic: float
+    runs: float
+    fresh: float
 
 
-_PROCESSOR = Rates({"float32": 1.2e11, "float64": 5e10, "complex64": 3e10, "complex128": 1.2e10}, 1.2e9, 8e9)
-_ACCELERATOR = Rates({"float32": 2e13, "float64": 2e13, "complex64": 5e12, "complex128": 5e12}, 1e12, 2e12)
+_PROCESSOR = Rates(
+    macs={"float32": 1.2e11, "float64": 5e10, "complex64": 3e10, "complex128": 1.2e10},
+    other_macs=1.2e9,
+    traffic=2.5e10,
+    runs=1.2e8,
+    fresh=5e9,
+)
+_ACCELERATOR = Rates(
+    macs={"float32": 2e13, "float64": 2e13, "complex64": 5e12, "complex128": 5e12},
+    other_macs=1e12,
+    traffic=2e12,
+    runs=1e12,
+    fresh=1e12,
+)
+_PROCESSOR_TILE, _ACCELERATOR_TILE = 2 * 2**20, 2**30
+_KEPT = 32 * 2**20  # what allocators keep when it is freed, and hand out again without the system's help
 
 
 @dataclass(frozen=True)
 class Target:
-    """The library and device of a call's arrays: what a plan knows of the world beside the problem."""
+    """The library and device of a call's arrays: what a plan knows of the world beside the problem.
+
+    ``tiled`` says whether the library's arrays can be filled tile by tile.
+    """
 
     library: str
     device: str
     call_seconds: float
     accelerator: bool
+    tiled: bool
 
     @classmethod
     def of(cls, spec: arrays.ArraySpec) -> Target:
         """The target of an array."""
-        accelerator = arrays.is_accelerator(spec.device)
+        library = spec.library
         device = "any device" if spec.device is None else str(spec.device)
-        return cls(spec.library.name, device, spec.library.call_seconds, accelerator)
+        return cls(library.name, device, library.call_seconds, arrays.is_accelerator(spec.device), library.tiled)
+
+    def tile_bytes(self, kernel_bytes: int) -> int:
+        """The workspace that a tile may have: about what a cache holds, and more for a large kernel.
+
+        A matrix product reads its whole kernel for every tile, so the tile should not be much the smaller.
+        """
+        return _ACCELERATOR_TILE if self.accelerator else _PROCESSOR_TILE + 2 * kernel_bytes
 
     def seconds(self, cost: Cost, dtype: str) -> float:
-        """The predicted time of ``cost``: its calls, its products and its traffic one after another."""
+        """The predicted time of ``cost``: its calls, products, traffic and runs, one after another."""
         rates = _ACCELERATOR if self.accelerator else _PROCESSOR
         products = cost.matmul_macs / rates.macs.get(dtype, rates.other_macs)
-        return cost.calls * self.call_seconds + products + cost.traffic / rates.traffic
+        memory = cost.traffic / rates.traffic + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
+        return cost.calls * self.call_seconds + products + memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from backends import COMPLEX, FLOATS, SIGNED, UNSIGNED, Backend
+from backends import COMPLEX, FLOATS, SIGNED, Backend
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from spy import WrongRoad, only
@@ -85,7 +85,7 @@ def within_rounding(case: Case, y: np.ndarray, algorithm: str, dtype: np.dtype) 
     bound = complex_factor * case.terms * np.finfo(total).eps * magnitude
     if total is not dtype:  # the one rounding at the end
         bound = bound + np.finfo(dtype).eps * (np.abs(expected).astype(float) + bound) + np.finfo(dtype).tiny
-    error = np.abs((y - expected.astype(np.result_type(dtype, np.float64))))
+    error = np.abs(y - expected.astype(np.result_type(dtype, np.float64)))
     worst = np.max(error - bound, initial=-1.0)
     assert worst <= 0, f"{algorithm}: an error of {np.max(error)} where {np.max(bound)} is allowed"
 
@@ -171,7 +171,7 @@ def test_an_empty_axis_stays_empty() -> None:
 def test_results_are_contiguous_in_the_layout_of_the_caller() -> None:
     rng = np.random.default_rng(0)
     for layout in ("NCHW", "NHWC", "CHWN", "HWC", "WHCN"):
-        extent = dict(N=2, C=4, H=6, W=7)
+        extent = {"N": 2, "C": 4, "H": 6, "W": 7}
         x = rng.standard_normal([extent[a] for a in layout])
         w = rng.standard_normal((6, 2, 3, 3))
         bias = rng.standard_normal(6)

@@ -9,7 +9,7 @@ from types import ModuleType
 from ..arrays import Array
 from ..problem import ConvProblem
 
-__all__ = ["Algorithm", "Cost", "never", "permuted"]
+__all__ = ["Algorithm", "Cost", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,9 @@ class Cost:
         Multiply-accumulate operations done inside matrix products.
     traffic
         Bytes that array operations outside the matrix products read and write, and that the products read.
+    runs
+        Inner loops that those operations start: a strided copy moves one stretch of memory after another, and
+        short stretches cost more than their bytes.
     calls
         Array operations (or Python-level element operations), each of which costs its library's overhead.
     workspace
@@ -30,6 +33,7 @@ class Cost:
 
     matmul_macs: int
     traffic: int
+    runs: int
     calls: int
     workspace: int
 
@@ -48,7 +52,7 @@ class Algorithm:
         ``(N, G, K, *output_size)``, a new array of the same dtype. No dimension is empty. The axes always stand
         in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
     cost
-        ``cost(problem) -> Cost``. Looks at integers only.
+        ``cost(problem) -> Cost``. Looks at integers only, none of them zero.
     reject
         ``reject(problem) -> reason or None``: why this algorithm cannot run the problem, to be read after
         "cannot run this problem:".
@@ -62,8 +66,3 @@ class Algorithm:
 
 def never(problem: ConvProblem) -> None:
     """The ``reject`` of an algorithm that runs every problem."""
-
-
-def permuted(x: Array, axes: tuple[int, ...], xp: ModuleType) -> Array:
-    """``permute_dims``, spared where the axes stand in order already."""
-    return x if axes == tuple(range(len(axes))) else xp.permute_dims(x, axes)

@@ -24,21 +24,21 @@ def im2col(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     innermost where the image has them so, kernel taps innermost otherwise.
     """
     n = problem.ndim
-    out, taps = tuple(range(3, 3 + n)), tuple(range(3 + n, 3 + 2 * n))
-    view = windows(x, problem, xp)  # (N, G, C, *out, *kernel)
+    view = windows(x, problem, xp)  # (N, G, C, *kernel, *out)
     if problem.channels_last:
+        taps, out = range(3, 3 + n), range(3 + n, 3 + 2 * n)
         view = xp.permute_dims(view, (0, 1, *taps, 2, *out))
-        w = xp.permute_dims(w, (0, 1, *out, 2))  # (G, K, *kernel, C)
-    else:
-        view = xp.permute_dims(view, (0, 1, 2, *taps, *out))
+        w = xp.permute_dims(w, (0, 1, *taps, 2))
     return contract(view, w, problem, xp)
 
 
 def _cost(p: ConvProblem) -> Cost:
     columns = p.batch * p.groups * p.channels * p.taps * p.positions
     traffic = (3 * columns + p.output_elements + 2 * contract_copies(p)) * p.itemsize
-    workspace = (columns + p.kernel_elements + contract_copies(p)) * p.itemsize
-    return Cost(p.macs, traffic, calls=8, workspace=workspace)
+    workspace = (max(columns, contract_copies(p)) + p.kernel_elements) * p.itemsize
+    together = p.kernel[-1] if p.groups == 1 and p.dilation[-1] == 1 else 1
+    inner = p.channels * together if p.channels_last else p.output_size[-1]
+    return Cost(p.macs, traffic, runs=columns // inner, calls=8, workspace=workspace)
 
 
 IM2COL = Algorithm("im2col", im2col, _cost, never)

@@ -10,11 +10,13 @@ from __future__ import annotations
 from itertools import product
 from types import ModuleType
 
-from ..arrays import Array, contiguous, matmul
+from ..arrays import Array, contiguous
 from ..problem import ConvProblem, reach
 from .base import Algorithm, Cost, never
 
 __all__ = ["NAIVE", "PATCH"]
+
+_ARRAY_OBJECT = 240  # bytes that one small array takes beside its elements, with its shape and its place in a list
 
 
 def naive(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -35,10 +37,10 @@ def naive(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
 
 
 def _naive_cost(p: ConvProblem) -> Cost:
-    # Four Python-level operations a term: two look-ups, a product, a sum. A list slot and an element object
-    # (about 40 bytes) stay alive for every result, and for every term of one result.
-    alive = 40 * (p.output_elements + p.channels * p.taps) + p.output_elements * p.itemsize
-    return Cost(matmul_macs=0, traffic=0, calls=4 * p.macs, workspace=alive)
+    # Four Python-level operations a term: two look-ups, a product, a sum. Stacking makes every result, a number
+    # in a list until then, two array objects.
+    alive = 2 * _ARRAY_OBJECT * p.output_elements + 40 * p.channels * p.taps
+    return Cost(matmul_macs=0, traffic=0, runs=0, calls=4 * p.macs, workspace=alive)
 
 
 def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -54,7 +56,7 @@ def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
             for position, stride, span, dilation in zip(o, p.stride, spans, p.dilation, strict=True)
         )
         patches = xp.reshape(x[(slice(None), slice(None), slice(None), *window)], (p.batch, p.groups, length))
-        columns.append(matmul(xp.permute_dims(patches, (1, 0, 2)), filters, xp))  # (G, N, K)
+        columns.append(xp.matmul(xp.permute_dims(patches, (1, 0, 2)), filters))  # (G, N, K)
     y = xp.reshape(xp.stack(columns, axis=0), (*p.output_size, p.groups, p.batch, p.filters))
     last = p.ndim
     return xp.permute_dims(y, (last + 1, last, last + 2, *range(last)))
@@ -63,9 +65,10 @@ def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
 def _patch_cost(p: ConvProblem) -> Cost:
     patches = p.batch * p.groups * p.channels * p.taps
     read = (patches * p.positions * 2 + p.kernel_elements * p.positions + 2 * p.output_elements) * p.itemsize
-    # Every column is an array object of its own (about 200 bytes) until all are stacked.
-    alive = (p.kernel_elements + patches + 2 * p.output_elements) * p.itemsize + 200 * p.positions
-    return Cost(matmul_macs=p.macs, traffic=read, calls=6 * p.positions, workspace=alive)
+    # Every column is an array object of its own until all are stacked, and is seen through another one then.
+    alive = (p.kernel_elements + patches + 2 * p.output_elements) * p.itemsize + 2 * _ARRAY_OBJECT * p.positions
+    runs = patches * p.positions // p.kernel[-1]
+    return Cost(p.macs, read, runs, calls=6 * p.positions, workspace=alive)
 
 
 NAIVE = Algorithm("naive", naive, _naive_cost, never)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ..arrays import Array, matmul
+from ..arrays import Array
 from ..problem import ConvProblem
 from .base import Algorithm, Cost
 
-__all__ = ["POINTWISE", "contract"]
+__all__ = ["POINTWISE", "contract", "contract_copies", "stretch"]
 
 
 def contract(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -25,19 +25,26 @@ def contract(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     p = problem
     if not p.channels_last:
         columns = xp.reshape(x, (p.batch, p.groups, -1, p.positions))
-        y = matmul(xp.reshape(w, (p.groups, p.filters, -1)), columns, xp)
+        y = xp.matmul(xp.reshape(w, (p.groups, p.filters, -1)), columns)
         return xp.reshape(y, (p.batch, p.groups, p.filters, *p.output_size))
     space = tuple(range(len(x.shape) - p.ndim, len(x.shape)))
     reduced = tuple(range(2, space[0]))
     rows = xp.reshape(xp.permute_dims(x, (1, 0, *space, *reduced)), (p.groups, p.batch * p.positions, -1))
     filters = xp.permute_dims(xp.reshape(w, (p.groups, p.filters, -1)), (0, 2, 1))
-    y = xp.reshape(matmul(rows, filters, xp), (p.groups, p.batch, *p.output_size, p.filters))
+    y = xp.reshape(xp.matmul(rows, filters), (p.groups, p.batch, *p.output_size, p.filters))
     return xp.permute_dims(y, (1, 0, 2 + p.ndim, *range(2, 2 + p.ndim)))
 
 
 def contract_copies(p: ConvProblem) -> int:
-    """Elements that ``contract`` writes once more on the way: the regrouping of a grouped channels-last result."""
+    """Elements of the result that are written once more: grouped and channels-last, it comes out group by group."""
     return p.output_elements if p.channels_last and p.groups > 1 else 0
+
+
+def stretch(p: ConvProblem) -> int:
+    """Elements that lie together, or evenly spaced, in the part of the image that one tap meets."""
+    if not p.channels_last:
+        return p.output_size[-1]
+    return p.channels * (p.output_size[-1] if p.stride[-1] == 1 and p.groups == 1 else 1)
 
 
 def pointwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -50,9 +57,11 @@ def pointwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array
 def _cost(p: ConvProblem) -> Cost:
     image = p.batch * p.groups * p.channels * p.positions
     # The image is copied only where the caller's strides leave no matrix; planning does not see strides.
-    workspace = (image + p.kernel_elements + contract_copies(p)) * p.itemsize
+    workspace = (max(image, contract_copies(p)) + p.kernel_elements) * p.itemsize
     traffic = (image + p.output_elements + 2 * contract_copies(p)) * p.itemsize
-    return Cost(matmul_macs=p.macs, traffic=traffic, calls=6, workspace=workspace)
+    strided = any(step != 1 for step in p.stride)
+    runs = (image if strided else 0) // stretch(p) + contract_copies(p) // p.filters
+    return Cost(p.macs, traffic, runs, calls=6, workspace=workspace)
 
 
 def _reject(p: ConvProblem) -> str | None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from ..arrays import Array
 from ..problem import ConvProblem
 from .base import Algorithm, Cost, never
-from .pointwise import contract, contract_copies
+from .pointwise import contract, contract_copies, stretch
 
 __all__ = ["DEPTHWISE", "TAPS"]
 
@@ -47,24 +47,28 @@ def depthwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array
 
 
 def sum_of(terms: Iterator[Array]) -> Array:
-    """The sum of arrays, each fresh: in place where the library's arrays can be written to."""
+    """The sum of new arrays, in place where they can be written to; one term at a time is alive beside the sum."""
     total = next(terms)
     for term in terms:
         total += term
+        del term  # or it would stay alive while the next one is made
     return total
 
 
 def _cost(p: ConvProblem) -> Cost:
     shifted = p.batch * p.groups * p.channels * p.positions
     step = shifted * 2 + 3 * p.output_elements + 2 * contract_copies(p)
-    workspace = shifted + p.output_elements + contract_copies(p) + p.groups * p.filters * p.channels
-    return Cost(p.macs, traffic=step * p.taps * p.itemsize, calls=8 * p.taps, workspace=workspace * p.itemsize)
+    workspace = shifted + p.output_elements + p.groups * p.filters * p.channels
+    runs = (shifted // stretch(p) + contract_copies(p) // p.filters) * p.taps
+    return Cost(p.macs, step * p.taps * p.itemsize, runs, calls=8 * p.taps, workspace=workspace * p.itemsize)
 
 
 def _depthwise_cost(p: ConvProblem) -> Cost:
     step = p.batch * p.groups * p.positions + 4 * p.output_elements
     workspace = 2 * p.output_elements + p.kernel_elements
-    return Cost(0, traffic=step * p.taps * p.itemsize, calls=5 * p.taps, workspace=workspace * p.itemsize)
+    inner = p.groups if p.channels_last else p.output_size[-1]
+    runs = p.output_elements * p.taps // inner
+    return Cost(0, step * p.taps * p.itemsize, runs, calls=5 * p.taps, workspace=workspace * p.itemsize)
 
 
 def _depthwise_reject(p: ConvProblem) -> str | None:

@@ -14,6 +14,7 @@ from ..arrays import Array, device, windows
 from ..arrays import einsum as contract_letters
 from ..problem import ConvProblem
 from .base import Algorithm, Cost, never
+from .pointwise import stretch
 
 __all__ = ["EINSUM", "STRIDED_SUM", "TENSORDOT"]
 
@@ -21,9 +22,9 @@ __all__ = ["EINSUM", "STRIDED_SUM", "TENSORDOT"]
 def strided_sum(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """For each filter: every window times the filter, elementwise, and the sum over each window."""
     p = problem
-    view = windows(x, p, xp)  # (N, G, C, *out, *kernel)
-    summed = (2, *range(3 + p.ndim, 3 + 2 * p.ndim))
-    over_space = (p.groups, p.channels, *(1,) * p.ndim, *p.kernel)
+    view = windows(x, p, xp)  # (N, G, C, *kernel, *out)
+    summed = tuple(range(2, 3 + p.ndim))
+    over_space = (p.groups, p.channels, *p.kernel, *(1,) * p.ndim)
     results = [
         xp.sum(view * xp.reshape(w[:, k, ...], over_space), axis=summed, dtype=x.dtype) for k in range(p.filters)
     ]
@@ -34,7 +35,8 @@ def _strided_sum_cost(p: ConvProblem) -> Cost:
     products = p.batch * p.groups * p.channels * p.positions * p.taps
     traffic = (3 * products * p.filters + 2 * p.output_elements) * p.itemsize
     workspace = (products + 2 * p.output_elements) * p.itemsize
-    return Cost(0, traffic, calls=4 * p.filters + 4, workspace=workspace)
+    runs = 2 * products * p.filters // stretch(p)
+    return Cost(0, traffic, runs, calls=4 * p.filters + 4, workspace=workspace)
 
 
 def _by_group(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, one: Callable[[Array, Array], Array]) -> Array:
@@ -45,53 +47,57 @@ def _by_group(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, one: Cal
 def tensordot(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """The tensor product of windows and kernel, contracted over channels and every kernel axis."""
     n = problem.ndim
-    axes = ([1, *range(2 + n, 2 + 2 * n)], [1, *range(2, 2 + n)])
+    axes = [*range(1, 2 + n)]  # of the windows of one group (N, C, *kernel, *out) as of its filters (K, C, *kernel)
 
     def one(view: Array, filters: Array) -> Array:
-        y = xp.tensordot(view, filters, axes=axes)  # (N, *out, K)
+        y = xp.tensordot(view, filters, axes=(axes, axes))  # (N, *out, K)
         return xp.permute_dims(y, (0, 1 + n, *range(1, 1 + n)))
 
     return _by_group(windows(x, problem, xp), w, problem, xp, one)
 
 
 def einsum(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
-    """Gather every window by index, then ``einsum("ncpt,kct->nkp")``: output position p, tap t.
-
-    The index of a pixel is counted over the flattened image. An output position contributes ``o * stride`` to
-    its coordinate along each axis and a tap ``t * dilation``; a meshgrid pairs all positions with all taps.
-    """
+    """Gather every window by index, then ``einsum("ncpt,kct->nkp")``: output position p, tap t."""
     p = problem
-    where = device(x)
-    positions = [xp.arange(n, device=where) * s for n, s in zip(p.output_size, p.stride, strict=True)]
-    taps = [xp.arange(k, device=where) * d for k, d in zip(p.kernel, p.dilation, strict=True)]
-    grid = xp.meshgrid(*positions, *taps, indexing="ij")
-    index = grid[0] * 0
-    for size, position, tap in zip(p.size, grid[: p.ndim], grid[p.ndim :], strict=True):
-        index = index * size + position + tap
     flat = xp.reshape(x, (p.batch, p.groups, p.channels, -1))
-    gathered = xp.take(flat, xp.reshape(index, (-1,)), axis=3)
+    gathered = xp.take(flat, _window_index(p, xp, device(x)), axis=3)
     gathered = xp.reshape(gathered, (p.batch, p.groups, p.channels, p.positions, p.taps))
     filters = xp.reshape(w, (p.groups, p.filters, p.channels, p.taps))
     y = _by_group(gathered, filters, p, xp, lambda a, b: contract_letters("ncpt,kct->nkp", a, b, xp))
     return xp.reshape(y, (p.batch, p.groups, p.filters, *p.output_size))
 
 
-def _contraction_cost(p: ConvProblem, *, gathered: bool) -> Cost:
-    values = p.batch * p.groups * p.channels * p.positions * p.taps
-    copies = 2 if gathered else 1  # the gathered windows, and the matrix that the contraction makes of them
-    index = p.positions * p.taps * 8 if gathered else 0
-    traffic = ((2 * copies + 1) * values + 4 * p.output_elements) * p.itemsize + 8 * index
-    held = copies * values // (1 if gathered else p.groups)
-    workspace = (held + 2 * p.output_elements + p.kernel_elements) * p.itemsize + (3 + 2 * p.ndim) * index
-    return Cost(p.macs, traffic, calls=12 + 8 * p.groups + 10 * gathered, workspace=workspace)
+def _window_index(p: ConvProblem, xp: ModuleType, where: object) -> Array:
+    """For every output position and every tap, the pixel that they meet in, counted over the flattened image.
+
+    An output position contributes ``o * stride`` to the pixel's coordinate along each axis and a tap
+    ``t * dilation``; a meshgrid pairs all positions with all taps.
+    """
+    positions = [xp.arange(n, device=where) * s for n, s in zip(p.output_size, p.stride, strict=True)]
+    taps = [xp.arange(k, device=where) * d for k, d in zip(p.kernel, p.dilation, strict=True)]
+    grid = xp.meshgrid(*positions, *taps, indexing="ij")
+    index = grid[0] + grid[p.ndim]
+    for size, position, tap in zip(p.size[1:], grid[1 : p.ndim], grid[p.ndim + 1 :], strict=True):
+        index = index * size + position + tap
+    return xp.reshape(index, (-1,))
 
 
 def _tensordot_cost(p: ConvProblem) -> Cost:
-    return _contraction_cost(p, gathered=False)
+    values = p.batch * p.groups * p.channels * p.positions * p.taps
+    traffic = (3 * values + 4 * p.output_elements) * p.itemsize
+    workspace = (values // p.groups + 2 * p.output_elements + p.kernel_elements) * p.itemsize
+    return Cost(p.macs, traffic, values // p.kernel[-1], calls=12 + 8 * p.groups, workspace=workspace)
 
 
 def _einsum_cost(p: ConvProblem) -> Cost:
-    return _contraction_cost(p, gathered=True)
+    values = p.batch * p.groups * p.channels * p.positions * p.taps
+    index = p.positions * p.taps * 8
+    traffic = (5 * values + 4 * p.output_elements) * p.itemsize + 8 * index
+    # First the meshgrid and what is computed from it; then the windows, gathered, and the copies that einsum
+    # makes of them on its way to a matrix: two, in NumPy's.
+    contracted = (values + 2 * values // p.groups + 2 * p.output_elements + p.kernel_elements) * p.itemsize
+    workspace = max((2 * p.ndim + 3) * index, index + contracted)
+    return Cost(p.macs, traffic, values // 4, calls=22 + 8 * p.groups, workspace=workspace)
 
 
 STRIDED_SUM = Algorithm("strided_sum", strided_sum, _strided_sum_cost, never)

@@ -1,0 +1,54 @@
+"""The four classical workloads, random data for them, and timing side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Workload(NamedTuple):
+    """Shapes and keywords of one convolution."""
+
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    keywords: dict[str, Any]
+
+    def arrays(self, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+        """Random normal data: zeros would be faster than anything real."""
+        rng = np.random.default_rng(0)
+        return rng.standard_normal(self.x, dtype=dtype), rng.standard_normal(self.w, dtype=dtype)
+
+
+CLASSICAL = {
+    "8x150x150x3 by 3x3x3x16": Workload((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC"}),
+    "3x3x1000x1000 by 3x3x3x3": Workload((3, 3, 1000, 1000), (3, 3, 3, 3), {}),
+    "3x3x10x10 by 3x3x3x3, stride 3": Workload((3, 3, 10, 10), (3, 3, 3, 3), {"stride": 3}),
+    "32x28x28x3 by 4x4x3x4": Workload((32, 28, 28, 3), (4, 4, 3, 4), {"layout": "NHWC"}),
+    "100x32x32x8 by 3x3x8x16": Workload((100, 32, 32, 8), (3, 3, 8, 16), {"layout": "NHWC"}),
+}
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 7) -> dict[str, float]:
+    """The median time of each call in seconds, all of them taking turns so that the machine's moods hit all alike.
+
+    A turn repeats a short call until it has taken about a millisecond.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        start = time.perf_counter()
+        call()
+        repeats[name] = max(1, round(1e-3 / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < least:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: statistics.median(taken) for name, taken in times.items()}

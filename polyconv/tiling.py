@@ -1,0 +1,75 @@
+"""Cutting a problem into tiles: some images, or some rows of one image, at a time.
+
+A tile is the same convolution of a smaller image, so every algorithm can be cut, and knows nothing of it. It pays
+twice: what an algorithm stores on its way (the columns of ``im2col``, say, nine times the image) stays in cache
+and is the same memory again for every tile; and it never grows beyond a limit, however large the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import NamedTuple
+
+from .algorithms import Algorithm
+from .arrays import Array, device
+from .problem import ConvProblem
+
+__all__ = ["Tile", "convolve", "count", "cut", "part", "whole"]
+
+
+class Tile(NamedTuple):
+    """How many images, and how many output rows of each (along the first spatial axis), are convolved at a time."""
+
+    images: int
+    rows: int
+
+
+def whole(p: ConvProblem) -> Tile:
+    """The one tile that is the problem itself."""
+    return Tile(p.batch, p.output_size[0])
+
+
+def part(p: ConvProblem, tile: Tile) -> ConvProblem:
+    """The problem that ``tile`` poses; ``p`` carries its padding already."""
+    rows = p.window(0, 0, tile.rows)[0]
+    return replace(p, batch=tile.images, size=(rows.stop - rows.start, *p.size[1:]))
+
+
+def count(p: ConvProblem, tile: Tile) -> int:
+    """How many tiles cover the problem."""
+    return -(-p.batch // tile.images) * -(-p.output_size[0] // tile.rows)
+
+
+def cut(p: ConvProblem, workspace: Callable[[ConvProblem], int], limit: int) -> Tile:
+    """The largest tile, found by halving, whose ``workspace`` is within ``limit`` bytes; one row if none is.
+
+    Images are halved before rows: one image holds together what the next tile would have to read again.
+    """
+    tile = whole(p)
+    while tile != (1, 1) and workspace(part(p, tile)) > limit:
+        images, rows = tile
+        tile = Tile(-(-images // 2), rows) if images > 1 else Tile(1, -(-rows // 2))
+    return tile
+
+
+def _intervals(extent: int, step: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + step, extent)) for start in range(0, extent, step))
+
+
+def convolve(algorithm: Algorithm, x: Array, w: Array, p: ConvProblem, tile: Tile, xp: ModuleType) -> Array:
+    """Run ``algorithm`` tile by tile: ``x`` is ``(N, G, C, *size)``, the result ``(N, G, K, *output_size)``."""
+    shape = (p.batch, p.groups, p.filters, *p.output_size)
+    if p.channels_last:
+        order = (0, *range(3, 3 + p.ndim), 1, 2)
+        y = xp.empty(tuple(shape[axis] for axis in order), dtype=x.dtype, device=device(x))
+        y = xp.permute_dims(y, (0, 1 + p.ndim, 2 + p.ndim, *range(1, 1 + p.ndim)))
+    else:
+        y = xp.empty(shape, dtype=x.dtype, device=device(x))
+    for first, last in _intervals(p.batch, tile.images):
+        for top, bottom in _intervals(p.output_size[0], tile.rows):
+            rows, _ = p.window(0, top, bottom)
+            here = part(p, Tile(last - first, bottom - top))
+            y[first:last, :, :, top:bottom, ...] = algorithm.run(x[first:last, :, :, rows, ...], w, here, xp)
+    return y

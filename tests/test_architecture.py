@@ -1,0 +1,93 @@
+"""The promises of the architecture, kept by reading the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import polyconv as pc
+from polyconv.algorithms import ALGORITHMS
+
+PACKAGE = Path(pc.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "jaxlib", "dask", "array_api_compat", "array_api_strict", "sparse"}
+OPTIONAL = ["cupy", "dask", "jax", "matplotlib", "numba", "opt_einsum", "pandas", "scipy", "skimage", "torch"]
+
+
+def imported(module: Path) -> set[str]:
+    """The top-level packages that a module imports, anywhere in it; its own package is left out."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def names_as_data(module: Path) -> set[str]:
+    """The string constants of a module that are a library's name and nothing more."""
+    constants = (node.value for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Constant))
+    return {str(value) for value in constants if value in ARRAY_LIBRARIES}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_file_knows_array_libraries(module: Path) -> None:
+    if module.name == "arrays.py":
+        assert "numpy" in imported(module)  # the test can see an import
+    else:
+        assert not imported(module) & ARRAY_LIBRARIES
+        assert not names_as_data(module)
+
+
+def test_at_most_one_file_imports_dask() -> None:
+    assert {module.name for module in MODULES if "dask" in imported(module)} <= {"chunked.py"}
+
+
+def test_algorithms_import_nothing_but_their_problem_and_arrays() -> None:
+    """Neither arguments, plans nor execution: an algorithm knows nothing of users."""
+    allowed = {"arrays", "problem", "base"}
+    for module in (PACKAGE / "algorithms").glob("[a-z]*.py"):
+        siblings = {path.stem for path in module.parent.glob("[a-z]*.py")}
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert str(node.module) in allowed | siblings, f"{module.name} imports {node.module}"
+
+
+def test_every_algorithm_has_a_name_of_its_own_and_a_docstring() -> None:
+    names = [algorithm.name for algorithm in ALGORITHMS]
+    assert len(set(names)) == len(names)
+    assert tuple(names) == pc.algorithms()
+    for algorithm in ALGORITHMS:
+        assert algorithm.run.__doc__
+        assert "auto" != algorithm.name
+
+
+def test_importing_polyconv_loads_no_optional_library() -> None:
+    script = f"import sys, polyconv; print([m for m in {OPTIONAL} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_public_names_are_documented() -> None:
+    for name in pc.__all__:
+        thing = getattr(pc, name)
+        assert name == "__version__" or thing.__doc__, name
+
+
+def test_help_spells_out_every_keyword() -> None:
+    import inspect
+
+    keywords = ["stride", "padding", "dilation", "groups", "layout", "kernel_layout", "padding_mode", "flip_kernel"]
+    keywords += ["dtype", "algorithm", "accuracy", "max_workspace", "workers"]
+    for function in (pc.conv, pc.conv1d, pc.conv2d, pc.conv3d, pc.plan):
+        parameters = inspect.signature(function).parameters
+        own = ["x", "w"] if function is pc.plan else ["x", "w", "bias"]
+        assert [*parameters] == own + keywords
+        for keyword in keywords:
+            assert f"\n    {keyword}\n" in str(function.__doc__), (function.__name__, keyword)
+        assert parameters["algorithm"].default == "auto"

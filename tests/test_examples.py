@@ -1,0 +1,237 @@
+"""The examples do what they promise, run as a newcomer runs them; and what they compute is right."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import polyconv as pc
+
+pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("skimage")
+ndimage = pytest.importorskip("scipy.ndimage")
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an example in ``folder``, every warning an error."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments],
+        cwd=folder,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def succeed(folder: Path, script: str, *arguments: str) -> str:
+    """What a run prints that must go well."""
+    done = run(folder, script, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def load(script: str) -> ModuleType:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, EXAMPLES / script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def filter_photos() -> ModuleType:
+    return load("filter_photos.py")
+
+
+@pytest.fixture(scope="module")
+def ladder() -> ModuleType:
+    return load("ladder.py")
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")) / 255
+
+
+def drawn_columns(sheet: np.ndarray) -> list[np.ndarray]:
+    """The six columns of a contact sheet, without the heading and the names at the left."""
+    return np.array_split(sheet[88:, 28:], 6, axis=1)
+
+
+def colourfulness(values: np.ndarray) -> float:
+    return float(np.ptp(values, axis=-1).mean())
+
+
+# -- filter_photos.py ----------------------------------------------------------------------------------------
+
+
+def test_photos_that_ship(tmp_path, filter_photos):
+    printed = succeed(tmp_path, "filter_photos.py")
+    lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
+    for name in filter_photos.SHIPPED:
+        height, width, colours = map(int, lines[name][0].split("x"))
+        assert max(height, width) <= filter_photos.LONGEST
+        assert colours == (1 if name == "coins" else 3)
+        assert lines[name][1] in pc.algorithms()
+    assert all(f" {name} " in printed for name in pc.algorithms())  # the plan
+    assert "least predicted time" in printed
+
+    sheet = pixels(tmp_path / "filters.png")
+    assert (tmp_path / "filters.png").stat().st_size < 1.5e6
+    assert sheet.shape[1] > 1000
+    assert sheet.shape[0] > 600
+    photograph, blurred, *others = columns = drawn_columns(sheet)
+    assert all(column.std() > 0.05 for column in columns)
+    for band in np.array_split(sheet[88:], len(filter_photos.SHIPPED), axis=0):
+        assert band.std() > 0.1
+    assert abs(photograph.mean() - blurred.mean()) < 0.01
+    assert all(abs(photograph.mean() - other.mean()) > 0.01 for other in others)
+
+
+def test_ones_own_photos(tmp_path):
+    rng = np.random.default_rng(0)
+    for mode, channels in (("L", ()), ("RGB", (3,)), ("RGBA", (4,))):
+        values = rng.integers(0, 256, (40, 60, *channels), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"my {mode}.png")
+    names = [f"my {mode}.png" for mode in ("L", "RGB", "RGBA")]
+    printed = succeed(tmp_path, "filter_photos.py", *names, "--output", "mine.png", "--algorithm", "taps")
+    for name, colours in zip(names, (1, 3, 3), strict=True):
+        (line,) = (line for line in printed.splitlines() if line.startswith(name))
+        assert line.removeprefix(name).split()[:2] == [f"40x60x{colours}", "taps"]
+    photographs = np.array_split(drawn_columns(pixels(tmp_path / "mine.png"))[0], 3, axis=0)
+    grey, *coloured = (colourfulness(photograph[20:-20, 20:-20]) for photograph in photographs)
+    assert grey == 0
+    assert min(coloured) > 0.05
+    assert not (tmp_path / "filters.png").exists()
+
+
+def damaged(folder: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:1000])
+    (folder / "words.jpg").write_text("not a photograph")
+    Image.new("L", (5, 50)).save(folder / "narrow.png")
+    Image.new("L", (50, 50)).save(folder / "good.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["absent.png"], "absent.png: cannot be read as a photograph: No such file"),
+        (["good.png", "cut.png"], "cut.png: cannot be read as a photograph: image file is truncated"),
+        (["words.jpg"], "words.jpg: cannot be read as a photograph: cannot identify image file"),
+        (["narrow.png"], "narrow.png: padding (7, 7) of axis W is too wide"),
+        (["good.png", "--algorithm", "pointwise"], "pointwise takes kernels of one tap"),
+        (["good.png", "--output", "absent/sheet.png"], "absent/sheet.png: cannot be written: No such file"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(arguments, reason, tmp_path):
+    damaged(tmp_path)
+    done = run(tmp_path, "filter_photos.py", *arguments)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "filters.png").exists()
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coins"])
+def test_responses_are_scipys(name, filter_photos):
+    photo = filter_photos.shipped_photo(name)
+    bank = filter_photos.make_bank([filter_photos.SOBEL, filter_photos.gaussian(sigma=2.5, radius=7)])
+    responses = filter_photos.plan_for(photo, bank)(photo, bank)
+    assert responses.shape == (*photo.shape[:3], 2)
+    for i, kernel in enumerate((filter_photos.SOBEL, filter_photos.gaussian(sigma=2.5, radius=7))):
+        expected = ndimage.correlate(photo[..., 0].astype(float), kernel[:, :, np.newaxis], mode="mirror")
+        assert np.allclose(responses[..., i], expected, rtol=0, atol=1e-5)
+
+
+def test_even_ground_answers_to_the_blur_alone(filter_photos):
+    photo = np.full((20, 30, 3, 1), 0.7, dtype=np.float32)
+    bank = filter_photos.make_bank([kernel for column in filter_photos.COLUMNS for kernel in column.kernels])
+    responses = filter_photos.plan_for(photo, bank)(photo, bank)
+    assert np.allclose(responses[..., 0], 0.7, atol=1e-5)
+    assert np.allclose(responses[..., 1:], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colours"),
+    [("1", 1), ("L", 1), ("LA", 1), ("I;16", 1), ("F", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3)],
+)
+def test_files_of_every_kind(mode, colours, tmp_path, filter_photos):
+    ramp = np.tile(np.linspace(0, 255, 32), (8, 1))
+    if mode == "I;16":
+        image = Image.fromarray((ramp * 100).astype(np.uint16))
+    elif mode == "F":
+        image = Image.fromarray((ramp / 1000).astype(np.float32))
+    else:
+        image = Image.fromarray(ramp.astype(np.uint8)).convert("RGB").convert(mode)
+    image.save(tmp_path / "ramp.tif")
+    photo = filter_photos.read_photo(tmp_path / "ramp.tif")
+    assert photo.shape == (8, 32, colours, 1)
+    assert photo.dtype == np.float32
+    if mode != "1":  # which is dithered
+        assert np.allclose(photo[0, :, 0, 0], ramp[0] / 255, atol=0.02 if mode != "P" else 0.2)
+
+
+def test_what_is_transparent_shows_white_and_telephones_lie_on_their_side(tmp_path, filter_photos):
+    assert filter_photos.as_photo(Image.new("RGBA", (9, 9), (0, 0, 0, 0))).min() == 1
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (40, 20)).save(tmp_path / "lying.jpg", exif=exif)
+    assert filter_photos.read_photo(tmp_path / "lying.jpg").shape == (40, 20, 3, 1)
+
+
+# -- ladder.py -----------------------------------------------------------------------------------------------
+
+
+def test_ladder(tmp_path):
+    printed = succeed(tmp_path, "ladder.py", "--quick", "--output", "rungs.png")
+    lines = printed.splitlines()
+    assert "core" in lines[0]
+    assert [line[:4] for line in lines if line.startswith("(")] == ["(a) ", "(b) ", "(c) ", "(d) "]
+    for name in (*pc.algorithms(), "numpy (8 lines)"):
+        (row,) = (line for line in lines if line.startswith(f"{name} "))
+        cells = row.removeprefix(name).split()
+        assert sum(cell == "-" or cell.endswith("x") for cell in cells) == 4  # speed-ups, but for what cannot run
+        if name in ("pointwise", "depthwise"):
+            assert cells == ["-"] * 4
+            assert f"- {name} takes " in printed
+    (naive,) = (line for line in lines if line.startswith("naive "))
+    assert naive.count("~") == 4
+    assert naive.count(" 1x") == 4
+    assert sum(line.count(" > ") for line in lines) == 4
+
+    plot = pixels(tmp_path / "rungs.png")
+    assert min(plot.shape[:2]) > 500
+    for half in np.array_split(plot, 2, axis=0):
+        for panel in np.array_split(half, 2, axis=1):
+            assert panel.std() > 0.1
+            assert colourfulness(panel) > 0.02
+
+
+def test_the_ladder_believes_no_wrong_method(ladder, monkeypatch):
+    right = ladder.numpy_nhwc
+    monkeypatch.setattr(ladder, "numpy_nhwc", lambda *arrays: right(*arrays) * np.float32(1.0001))
+    with pytest.raises(SystemExit, match="is wrong on 2 x 24x24x3"):
+        ladder.climb(ladder.WORKLOADS[0].small(), turns=1, budget=0.01)
+
+
+def test_every_method_has_a_rung_or_a_reason(ladder):
+    found = ladder.build(ladder.WORKLOADS[2].small(), budget=0.01)
+    assert set(found.rungs) | set(found.refusals) == {*pc.algorithms(), ladder.PEER}
+    assert found.rungs["naive"].factor > 1
+    assert all(rung.factor == 1 for name, rung in found.rungs.items() if not rung.part)
+    assert sum(rung.chosen for rung in found.rungs.values()) == 1

@@ -1,0 +1,148 @@
+"""Tiles: they cover the problem once, keep to their limit, and change no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from backends import Backend
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spy import only
+from strategies import Case, cases
+
+import polyconv as pc
+from polyconv import tiling
+from polyconv.algorithms import ALGORITHMS
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> pc.ConvProblem:
+    """A problem in one or two axes, padded as drawn."""
+    ndim = draw(st.integers(1, 2))
+
+    def per_axis(entries: st.SearchStrategy[int]) -> tuple[int, ...]:
+        return tuple(draw(entries) for _ in range(ndim))
+
+    small = st.integers(1, 3)
+    kernel, stride, dilation = per_axis(st.integers(1, 4)), per_axis(small), per_axis(small)
+    size = tuple((k - 1) * d + 1 + draw(st.integers(0, 12)) for k, d in zip(kernel, dilation, strict=True))
+    padding = tuple((draw(st.integers(0, 5)), draw(st.integers(0, 5))) for _ in range(ndim))
+    batch = draw(st.integers(1, 7))
+    return pc.ConvProblem(batch, 1, 2, 3, size, kernel, stride, dilation, padding)
+
+
+@given(problems(), st.data())
+def test_a_window_is_what_its_outputs_read(p: pc.ConvProblem, data: st.DataObject) -> None:
+    """Convolving the window, with the padding left over, gives just those outputs; by definition, on integers."""
+    first = data.draw(st.integers(0, p.output_size[0] - 1))
+    last = data.draw(st.integers(first + 1, p.output_size[0]))
+    window, left_over = p.window(0, first, last)
+    rng = np.random.default_rng(0)
+    letters = "HW"[: p.ndim]
+    x, w = rng.integers(-9, 9, p.size), rng.integers(-9, 9, p.kernel)
+    said = {"layout": letters, "kernel_layout": letters, "stride": p.stride, "dilation": p.dilation}
+    everything = reference.convolve(x, w, padding=p.padding, **said)
+    some = reference.convolve(x[window], w, padding=(left_over, *p.padding[1:]), **said)
+    np.testing.assert_array_equal(some, everything[first:last])
+
+
+@given(problems(), st.integers(0, 4000))
+def test_the_cut_is_the_largest_by_halving_within_the_limit(p: pc.ConvProblem, limit: int) -> None:
+    def elements(q: pc.ConvProblem) -> int:
+        return q.output_elements + q.image_elements
+
+    p = p.padded
+    tile = tiling.cut(p, elements, limit)
+    images, rows = tile
+    assert 1 <= images <= p.batch
+    assert 1 <= rows <= p.output_size[0]
+    assert images == 1 or rows == p.output_size[0]  # rows are not cut before images are
+    if elements(p) <= limit:
+        assert tile == tiling.whole(p)
+    if tile != (1, 1):
+        assert elements(tiling.part(p, tile)) <= limit
+
+
+@given(problems(), st.integers(1, 7), st.integers(1, 9))
+def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int) -> None:
+    p = p.padded
+    tile = tiling.Tile(min(images, p.batch), min(rows, p.output_size[0]))
+    seen: list[pc.ConvProblem] = []
+
+    def ones(x: np.ndarray, w: np.ndarray, q: pc.ConvProblem, xp: object) -> np.ndarray:
+        assert x.shape == (q.batch, q.groups, q.channels, *q.size)
+        seen.append(q)
+        return np.ones((q.batch, q.groups, q.filters, *q.output_size))
+
+    count_ones = pc.Algorithm("ones", ones, ALGORITHMS[0].cost, ALGORITHMS[0].reject)
+    x, w = np.zeros((p.batch, 1, 2, *p.size)), np.zeros((1, 3, 2, *p.kernel))
+    y = tiling.convolve(count_ones, x, w, p, tile, np)
+    assert (y == 1).all()
+    assert sum(q.output_elements for q in seen) == p.output_elements == y.size
+    assert len(seen) == tiling.count(p, tile)
+
+
+def test_a_tight_limit_changes_no_result(library: Backend) -> None:
+    """Every algorithm, cut as small as it goes, gives exactly what it gives whole."""
+
+    @settings(max_examples=library.examples // 2)
+    @given(cases(dtypes=("int32", "int64"), max_terms=300))
+    def check(case: Case) -> None:
+        x, w = library.asarray(case.x), library.asarray(case.w)
+        bias = None if case.bias is None else library.asarray(case.bias)
+        expected = case.expected().astype(np.int64)
+        for candidate in pc.plan(x, w, **case.keywords).candidates:
+            if candidate.reason:
+                continue
+            y, tiles = tightest(x, w, bias, candidate.name, case.keywords)
+            np.testing.assert_array_equal(library.to_numpy(y), expected, err_msg=f"{candidate.name} in {tiles} tiles")
+            assert library.home(y) == library.home(x)
+
+    check()
+
+
+def tightest(x: object, w: object, bias: object, algorithm: str, keywords: dict[str, object]) -> tuple[object, int]:
+    """The result under the least ``max_workspace`` that the algorithm accepts, and in how many tiles it ran."""
+    low, high = -1, 2**40  # refused, accepted
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pc.plan(x, w, algorithm=algorithm, max_workspace=middle, **keywords)
+            high = middle
+        except ValueError:
+            low = middle
+    with only(algorithm) as ran:
+        y = pc.conv(x, w, bias, algorithm=algorithm, max_workspace=high, **keywords)
+    return y, len(ran)
+
+
+def test_tiles_are_as_many_as_the_plan_says() -> None:
+    x, w = np.ones((6, 3, 200, 200), dtype=np.float32), np.ones((4, 3, 3, 3), dtype=np.float32)
+    plan = pc.plan(x, w, algorithm="im2col")
+    tile = {c.name: c for c in plan.candidates}["im2col"].tile
+    with only("im2col") as ran:
+        y = pc.conv2d(x, w, algorithm="im2col")
+    assert len(ran) == tiling.count(plan.call.problem, tile) > 6
+    assert (y == 27).all()
+
+
+def test_workspace_does_not_grow_with_the_image() -> None:
+    def workspace(size: int, algorithm: str) -> int:
+        x, w = np.empty((4, 3, size, size), dtype=np.float32), np.empty((8, 3, 3, 3), dtype=np.float32)
+        return {c.name: c for c in pc.plan(x, w).candidates}[algorithm].workspace
+
+    for algorithm in ("im2col", "taps", "tensordot", "einsum", "strided_sum"):
+        assert workspace(1000, algorithm) <= 3 * 2**20
+        assert workspace(4000, algorithm) <= 3 * 2**20
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_tiled_results_lie_in_memory_as_the_layout_does(layout: str) -> None:
+    extents = {"N": 3, "C": 4, "H": 120, "W": 120}
+    x = np.ones([extents[letter] for letter in layout], dtype=np.float32)
+    w = np.ones((8, 4, 3, 3), dtype=np.float32)
+    with only("im2col") as ran:
+        y = pc.conv2d(x, w, layout=layout, kernel_layout="OIHW", algorithm="im2col")
+    assert len(ran) > 1
+    assert y.flags.c_contiguous
