@@ -244,7 +244,6 @@ def main() -> None:
         seconds = time.perf_counter() - start
         print(f"{name:<{longest}} {'x'.join(map(str, photo.shape[:3])):>12}  {plan.algorithm:<12} {seconds:6.2f} s")
         rows.append((name, [photo[..., 0], *pictures(responses)]))
-    print("(The first time includes the start of threads and the system's search for fresh memory.)")
     try:
         Image.fromarray(draw_sheet(rows, panel)).save(given.output, optimize=True)
     except (OSError, ValueError) as error:  # no such folder, or a kind of file that Pillow does not write

@@ -38,6 +38,7 @@ __all__ = [
     "threads",
     "versions",
     "windows",
+    "written_in_place",
 ]
 
 Array = Any  # an array of any library; the Array API standard defines no common base class
@@ -136,13 +137,14 @@ def _torch_contiguous(x: Array) -> Array:
 class Library:
     """What one array library has that the standard lacks, or does better than the standard.
 
-    ``call_seconds`` is the time that one small array operation takes. ``tiled`` says whether a result can be filled
-    tile by tile: not where arrays cannot be written to, nor where that would burden automatic differentiation.
+    ``call_seconds`` is the time that one small array operation takes. ``in_place`` says whether results are written
+    in place, tile by tile say: not where arrays cannot be written to, nor where transformations of functions (``grad``,
+    ``vmap``) would not follow.
     """
 
     name: str
     call_seconds: float
-    tiled: bool = True
+    in_place: bool = True
     windows: Callable[[Array, ConvProblem, ModuleType], Array] = _gathered_windows
     einsum: Callable[[str, Array, Array, ModuleType], Array] = _einsum_by_tensordot
     contiguous: Callable[[Array], Array] = _as_it_is
@@ -194,6 +196,11 @@ def einsum(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
 def contiguous(x: Array) -> Array:
     """``x`` laid out in memory in the order of its axes (C order), copied only where it is not so already."""
     return _library(x).contiguous(x)
+
+
+def written_in_place(x: Array) -> bool:
+    """Whether new arrays of the library of ``x`` may be filled in place."""
+    return _library(x).in_place
 
 
 def plain(x: Array) -> Array:

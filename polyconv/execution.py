@@ -8,6 +8,7 @@ costs little more than its arithmetic.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,13 +28,14 @@ class Road:
     """The steps of each array, in order, and the convolution between them.
 
     ``image`` leads from the caller's image to ``(N, G, C, *padded size)`` in the dtype of the sums, ``kernel`` from
-    the caller's kernel to ``(G, K, C, *kernel)``, ``bias`` to ``(G, K, 1, ...)`` and ``result`` back.
+    the caller's kernel to ``(G, K, C, *kernel)``, ``bias`` to ``(G, K, 1, ...)``, which is added, and ``result`` back.
     """
 
     image: tuple[Step, ...]
     kernel: tuple[Step, ...]
     bias: tuple[Step, ...]
     convolve: Callable[[Array, Array], Array]
+    add: Callable[[Array, Array], Array]
     result: tuple[Step, ...]
 
     def __call__(self, x: Array, w: Array, bias: Array | None) -> Array:
@@ -46,7 +48,7 @@ class Road:
         if bias is not None:
             for step in self.bias:
                 bias = step(bias)
-            y += bias
+            y = self.add(y, bias)
         for step in self.result:
             y = step(y)
         return y
@@ -100,6 +102,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
         ),
         bias=(plain, lambda b: xp.astype(xp.reshape(b, (p.groups, p.filters, *(1,) * p.ndim)), total)),
         convolve=sums_of_nothing if not p.macs else at_once if tile == whole(padded_problem) else tile_by_tile,
+        add=operator.iadd if call.x.library.in_place else operator.add,
         result=(
             *cast(total, call.dtypes.result),
             *permute(call.output_axes),

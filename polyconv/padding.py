@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arrays import device
+from .arrays import device, written_in_place
 from .problem import reach
 
 __all__ = ["MODES", "MODE_ALIASES", "NAMED", "pad", "same", "widest"]
@@ -55,11 +55,15 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
     if not any(map(any, widths)):
         return x
     if mode == "constant":
-        import array_api_extra as xpx  # not needed until the first margin, and slow to import
+        if not written_in_place(x):
+            import array_api_extra as xpx  # slow to import, and few need it
 
+            return xpx.pad(x, tuple(widths), xp=xp)
         shape = tuple(n + low + high for n, (low, high) in zip(x.shape, widths, strict=True))
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(x.shape, widths, strict=True))
-        return xpx.at(xp.zeros(shape, dtype=x.dtype, device=device(x)), inside).set(x)
+        padded = xp.zeros(shape, dtype=x.dtype, device=device(x))
+        padded[inside] = x
+        return padded
     for axis, (low, high) in enumerate(widths):
         size = x.shape[axis]
         margins = [[_source(i, size, mode) for i in range(*ends)] for ends in ((-low, 0), (size, size + high))]

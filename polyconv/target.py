@@ -66,7 +66,7 @@ class Target:
         """The target of an array."""
         library = spec.library
         device = "any device" if spec.device is None else str(spec.device)
-        return cls(library.name, device, library.call_seconds, arrays.is_accelerator(spec.device), library.tiled)
+        return cls(library.name, device, library.call_seconds, arrays.is_accelerator(spec.device), library.in_place)
 
     def tile_bytes(self, kernel_bytes: int) -> int:
         """The workspace that a tile may have: about what a cache holds, and more for a large kernel.

@@ -64,7 +64,7 @@ def test_every_algorithm_has_a_name_of_its_own_and_a_docstring() -> None:
     assert tuple(names) == pc.algorithms()
     for algorithm in ALGORITHMS:
         assert algorithm.run.__doc__
-        assert "auto" != algorithm.name
+        assert algorithm.name != "auto"
 
 
 def test_importing_polyconv_loads_no_optional_library() -> None:

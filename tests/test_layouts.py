@@ -102,6 +102,14 @@ def test_axes_in_as_its_docstring_says() -> None:
     assert layouts.axes_in("HWIO", "OIHW") == (3, 2, 0, 1)
 
 
+def test_output_axes_put_absent_letters_first() -> None:
+    assert layouts.output_axes("NCHW") == (0, 1, 2, 3, 4)
+    assert layouts.output_axes("NHWC") == (0, 3, 4, 1, 2)
+    assert layouts.output_axes("HWC") == (0, 3, 4, 1, 2)
+    assert layouts.output_axes("WH") == (0, 1, 2, 3, 4), "W is the first spatial axis there"
+    assert layouts.output_axes("HWN") == (1, 2, 3, 4, 0)
+
+
 @given(image_layouts(), st.integers(1, 3))
 def test_output_axes_bring_a_result_into_the_layout(layout: str, groups: int) -> None:
     """Elements are checked, not shapes: the channel of group g and filter k is g * filters + k."""

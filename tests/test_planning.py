@@ -62,7 +62,7 @@ def peak_beside_result(call: Any, *args: Any) -> int:
 
 
 def uncounted(plan: pc.Plan) -> int:
-    """Bytes that no plan counts: frames and views, and NumPy's iterator buffers for three operands (perhaps indices)."""
+    """Bytes that no plan counts: frames and views, and NumPy's iterator buffers for three operands."""
     return 8192 + 3 * np.getbufsize() * max(plan.call.problem.itemsize, 8)
 
 

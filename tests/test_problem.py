@@ -22,7 +22,7 @@ def test_output_extent_counts_the_windows_that_fit(n: int, kernel: int, stride: 
 def test_reach_is_the_span_of_the_dilated_taps() -> None:
     assert reach(1, 5) == 1
     assert reach(3, 1) == 3
-    assert reach(3, 4) == len(range(0, 2 * 4 + 1))
+    assert reach(3, 4) == len(range(2 * 4 + 1))
 
 
 PROBLEM = pc.ConvProblem(
