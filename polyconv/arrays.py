@@ -240,7 +240,7 @@ def describe(x: Array, name: str) -> ArraySpec:
         raise TypeError(f"{name} is a Dask array, which polyconv does not take yet; compute() it first")
     elif isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask a convolution would drop; pass {name}.filled(...)")
-    elif not array_api_compat.is_array_api_obj(x):
+    elif isinstance(x, type) or not array_api_compat.is_array_api_obj(x):
         raise TypeError(_no_array(x, name))
     else:
         library = _library(x)
@@ -268,29 +268,40 @@ def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
         if not (hasattr(a, "shape") and hasattr(a, "dtype")):
             raise TypeError(f"{_no_array(a, name)}, and it has no shape and dtype to plan with")
         if name not in specs:
-            specs[name] = home._replace(shape=tuple(map(int, a.shape)), dtype=dtype_in(a.dtype, home.xp))
+            dtype = dtype_in(a.dtype, home.xp, f"{name}.dtype")
+            specs[name] = home._replace(shape=_lengths(a.shape, f"{name}.shape"), dtype=dtype)
     return specs["x"], specs["w"]
 
 
-def dtype_in(dtype: Any, xp: ModuleType) -> Any:
-    """``dtype`` as the library ``xp`` has it: its own dtype, a name, a NumPy dtype or a Python type.
+def _lengths(shape: Any, name: str) -> tuple[int, ...]:
+    """A shape as a tuple of integers. Raises TypeError for what is none."""
+    try:
+        lengths = tuple(map(operator.index, shape))
+    except TypeError:
+        lengths = (-1,)
+    if min(lengths, default=0) < 0:
+        raise TypeError(f"{name}={shape!r} must be a tuple of lengths")
+    return lengths
 
-    Raises TypeError where the library has no such dtype.
+
+def dtype_in(dtype: Any, xp: ModuleType, name: str = "dtype") -> Any:
+    """``dtype`` as arrays of the library ``xp`` carry it: from its own dtype, a name, a NumPy dtype or a Python type.
+
+    Raises TypeError where the library has no such dtype; ``name`` is what the caller calls it.
     """
-    known: Any
+    known: Any = dtype
+    if isinstance(dtype, str | type | np.dtype):
+        try:
+            known = vars(xp).get(np.dtype(dtype).name)
+        except (SyntaxError, TypeError, ValueError):  # not NumPy's to know, but perhaps a name of the library's own
+            known = vars(xp).get(str(dtype))
     try:
-        spelled = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-        known = getattr(xp, np.dtype(spelled).name, None)
-    except TypeError:  # not NumPy's to know: the library's own dtype, or its name
-        known = getattr(xp, dtype, None) if isinstance(dtype, str) else dtype
-    if isinstance(known, type) and issubclass(known, np.generic):
-        known = np.dtype(known)  # ``np.float32`` is a class; arrays carry ``np.dtype("float32")``
-    try:
-        if known is not None and dtypes.kind(known, xp) >= 0:
-            return known
-    except (TypeError, ValueError):
+        if dtypes.kind(known, xp) >= 0:
+            return xp.empty(0, dtype=known).dtype  # ``jax.numpy.float32`` is a class; arrays carry a dtype
+    except TypeError:  # what cannot be hashed is no dtype either
         pass
-    raise TypeError(f"dtype={dtype!r} is not a numeric dtype of {xp.__name__}")
+    library = xp.__name__.removeprefix("array_api_compat.")
+    raise TypeError(f"{name}={dtype!r} is not a numeric dtype of {library}")
 
 
 def is_accelerator(where: Any) -> bool:

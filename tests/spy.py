@@ -10,6 +10,7 @@ from unittest import mock
 
 import polyconv as pc
 from polyconv.algorithms import ALGORITHMS
+from polyconv.planning import make_plan
 
 
 class WrongRoad(AssertionError):  # noqa: N818 - it is the test that erred, or the library, not the caller
@@ -31,5 +32,9 @@ def only(name: str) -> Iterator[list[Any]]:
         return dataclasses.replace(algorithm, run=run)
 
     spied = tuple(map(watched, ALGORITHMS))
-    with mock.patch("polyconv.arguments.ALGORITHMS", spied), mock.patch("polyconv.planning.ALGORITHMS", spied):
-        yield ran
+    make_plan.cache_clear()  # plans made before would evade the spy, and those made now would outlive it
+    try:
+        with mock.patch("polyconv.arguments.ALGORITHMS", spied), mock.patch("polyconv.planning.ALGORITHMS", spied):
+            yield ran
+    finally:
+        make_plan.cache_clear()
