@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 from . import __version__, arrays
@@ -37,6 +38,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "blas": [
             {
                 "library": pool["internal_api"],
+                "of": Path(pool["filepath"]).parent.name.removesuffix(".libs"),
                 "version": pool["version"],
                 "core": pool.get("architecture"),
                 "threads": pool["num_threads"],

@@ -7,14 +7,13 @@ would cost; the cheapest that keeps to the caller's demands stands. A plan can b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .algorithms import ALGORITHMS, Algorithm
+from .algorithms import ALGORITHMS, Algorithm, Cost
 from .arguments import Call, Demands, check_array, check_bias
 from .arrays import Array
 from .execution import Road, road, road_workspace
-from .problem import ConvProblem
 from .target import Target
 from .tiling import Tile, count, cut, part, whole
 
@@ -73,6 +72,11 @@ class Plan:
     candidates: tuple[Candidate, ...]
     algorithm: str
     road: Road
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that will run: its predicted time, its workspace, its tile."""
+        return next(candidate for candidate in self.candidates if candidate.name == self.algorithm)
 
     def __call__(self, x: Array, w: Array, bias: Array | None = None) -> Array:
         """Convolve ``x`` with ``w``. Raises ValueError or TypeError for arrays that the plan is not for."""
@@ -134,25 +138,35 @@ def _time(seconds: float) -> str:
 
 def _consider(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> Candidate:
     problem = call.problem.padded
-    tile = whole(problem)
     if reason := algorithm.reject(problem):
-        return Candidate(algorithm.name, math.inf, 0, tile, reason)
+        return Candidate(algorithm.name, math.inf, 0, whole(problem), reason)
     if not problem.macs:  # an empty dimension leaves nothing to do
-        return Candidate(algorithm.name, 0.0, 0, tile)
+        return Candidate(algorithm.name, 0.0, 0, whole(problem))
 
-    def workspace(p: ConvProblem) -> int:
-        """Of one tile: the algorithm's, and the tile's result until it is put in its place."""
-        return algorithm.cost(p).workspace + (p.output_elements * p.itemsize if p != problem else 0)
+    def cost_of(tile: Tile) -> Cost:
+        """What one tile costs; one of several has its result copied to its place."""
+        cost = algorithm.cost(part(problem, tile))
+        if tile == whole(problem):
+            return cost
+        result = part(problem, tile).output_elements * problem.itemsize
+        return replace(cost, traffic=cost.traffic + 2 * result, workspace=cost.workspace + result)
 
-    limit, beside = demands.max_workspace, road_workspace(call)
+    def seconds(tile: Tile) -> float:
+        return count(problem, tile) * target.seconds(cost_of(tile), problem.dtype)
+
+    beside = road_workspace(call)
+    limit = math.inf if demands.max_workspace is None else demands.max_workspace - beside
+    tiles = [whole(problem)]
     if target.tiled:
         wanted = target.tile_bytes(problem.kernel_elements * problem.itemsize)
-        tile = cut(problem, workspace, wanted if limit is None else min(wanted, limit - beside))
-    piece = part(problem, tile)
-    held = workspace(piece) + beside
-    over = f"needs {held} bytes, more than max_workspace={limit}" if limit is not None and held > limit else None
-    seconds = count(problem, tile) * target.seconds(algorithm.cost(piece), problem.dtype)
-    return Candidate(algorithm.name, seconds, held, tile, over)
+        tiles.append(cut(problem, lambda tile: cost_of(tile).workspace, min(wanted, limit)))
+        if cost_of(tiles[0]).workspace > target.most_workspace:
+            del tiles[0]  # however quick it would be
+    within = [tile for tile in tiles if cost_of(tile).workspace <= limit]
+    tile = min(within or tiles[-1:], key=seconds)
+    held = cost_of(tile).workspace + beside
+    over = None if within else f"needs {held} bytes, more than max_workspace={demands.max_workspace}"
+    return Candidate(algorithm.name, seconds(tile), held, tile, over)
 
 
 @lru_cache(maxsize=1024)
@@ -164,9 +178,10 @@ def make_plan(call: Call, demands: Demands) -> Plan:
     wanted = considered if asked is None else {asked: considered[asked]}
     possible = [row for row, candidate in wanted.items() if candidate.reason is None]
     if not possible:
+        if asked is not None:
+            raise ValueError(f"algorithm={asked.name!r} cannot run this problem: {considered[asked].reason}")
         reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in wanted.values())
-        subject = "no algorithm can" if asked is None else f"algorithm={asked.name!r} cannot"
-        raise ValueError(f"{subject} run this problem under these demands: {reasons}")
+        raise ValueError(f"no algorithm can run this problem: {reasons}")
     chosen = min(possible, key=lambda row: considered[row].seconds)
     return Plan(
         call, demands, target, tuple(considered.values()), chosen.name, road(call, chosen, considered[chosen].tile)

@@ -44,8 +44,9 @@ _ACCELERATOR = Rates(
     runs=1e12,
     fresh=1e12,
 )
-_PROCESSOR_TILE, _ACCELERATOR_TILE = 2 * 2**20, 2**30
-_KEPT = 32 * 2**20  # what allocators keep when it is freed, and hand out again without the system's help
+_PROCESSOR_TILE, _ACCELERATOR_TILE = 2**20, 2**30
+_PROCESSOR_MOST, _ACCELERATOR_MOST = 64 * 2**20, 4 * 2**30
+_KEPT = 16 * 2**20  # what allocators keep when it is freed, and hand out again without the system's help
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Target:
         library = spec.library
         device = "any device" if spec.device is None else str(spec.device)
         return cls(library.name, device, library.call_seconds, arrays.is_accelerator(spec.device), library.in_place)
+
+    @property
+    def most_workspace(self) -> int:
+        """The workspace past which a problem is cut into tiles, whatever the time."""
+        return _ACCELERATOR_MOST if self.accelerator else _PROCESSOR_MOST
 
     def tile_bytes(self, kernel_bytes: int) -> int:
         """The workspace that a tile may have: about what a cache holds, and more for a large kernel.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ def whole(p: ConvProblem) -> Tile:
     return Tile(p.batch, p.output_size[0])
 
 
+@lru_cache  # few tiles differ, and their problems remember what they have worked out
 def part(p: ConvProblem, tile: Tile) -> ConvProblem:
     """The problem that ``tile`` poses; ``p`` carries its padding already."""
     rows = p.window(0, 0, tile.rows)[0]
@@ -42,13 +44,13 @@ def count(p: ConvProblem, tile: Tile) -> int:
     return -(-p.batch // tile.images) * -(-p.output_size[0] // tile.rows)
 
 
-def cut(p: ConvProblem, workspace: Callable[[ConvProblem], int], limit: int) -> Tile:
+def cut(p: ConvProblem, workspace: Callable[[Tile], int], limit: float) -> Tile:
     """The largest tile, found by halving, whose ``workspace`` is within ``limit`` bytes; one row if none is.
 
     Images are halved before rows: one image holds together what the next tile would have to read again.
     """
     tile = whole(p)
-    while tile != (1, 1) and workspace(part(p, tile)) > limit:
+    while tile != (1, 1) and workspace(tile) > limit:
         images, rows = tile
         tile = Tile(-(-images // 2), rows) if images > 1 else Tile(1, -(-rows // 2))
     return tile

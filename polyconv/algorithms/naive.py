@@ -37,10 +37,10 @@ def naive(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
 
 
 def _naive_cost(p: ConvProblem) -> Cost:
-    # Four Python-level operations a term: two look-ups, a product, a sum. Stacking makes every result, a number
-    # in a list until then, two array objects.
+    # A term takes two look-ups, a product and a sum, together as long as one operation on an array. Stacking makes
+    # every result, a number in a list until then, two array objects.
     alive = 2 * _ARRAY_OBJECT * p.output_elements + 40 * p.channels * p.taps
-    return Cost(matmul_macs=0, traffic=0, runs=0, calls=4 * p.macs, workspace=alive)
+    return Cost(matmul_macs=0, traffic=0, runs=0, calls=p.macs, workspace=alive)
 
 
 def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:

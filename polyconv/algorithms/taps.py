@@ -66,7 +66,7 @@ def _cost(p: ConvProblem) -> Cost:
 def _depthwise_cost(p: ConvProblem) -> Cost:
     step = p.batch * p.groups * p.positions + 4 * p.output_elements
     workspace = 2 * p.output_elements + p.kernel_elements
-    inner = p.groups if p.channels_last else p.output_size[-1]
+    inner = p.groups if p.channels_last and p.groups > 1 else p.output_size[-1]
     runs = p.output_elements * p.taps // inner
     return Cost(0, step * p.taps * p.itemsize, runs, calls=5 * p.taps, workspace=workspace * p.itemsize)
 

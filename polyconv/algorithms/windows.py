@@ -14,7 +14,6 @@ from ..arrays import Array, device, windows
 from ..arrays import einsum as contract_letters
 from ..problem import ConvProblem
 from .base import Algorithm, Cost, never
-from .pointwise import stretch
 
 __all__ = ["EINSUM", "STRIDED_SUM", "TENSORDOT"]
 
@@ -35,7 +34,7 @@ def _strided_sum_cost(p: ConvProblem) -> Cost:
     products = p.batch * p.groups * p.channels * p.positions * p.taps
     traffic = (3 * products * p.filters + 2 * p.output_elements) * p.itemsize
     workspace = (products + 2 * p.output_elements) * p.itemsize
-    runs = 2 * products * p.filters // stretch(p)
+    runs = 2 * products * p.filters // (p.channels if p.channels_last else p.output_size[-1])
     return Cost(0, traffic, runs, calls=4 * p.filters + 4, workspace=workspace)
 
 
