@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -114,6 +113,8 @@ def _understood(
 ) -> tuple[Call, Demands]:
     """The call and the demands that the caller's words make."""
     for keyword in options.keys() - _KEYWORDS.keys():
+        import difflib  # slow to import, and only a slip of the pen needs it
+
         near = difflib.get_close_matches(keyword, _KEYWORDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_KEYWORDS)}"
         raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{hint}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
+import os
 from typing import Any
 
 from . import __version__, arrays
@@ -27,7 +26,9 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode={mode!r} must be 'stdout' or 'dicts'")
-    import threadpoolctl  # only a report needs it
+    import platform  # only a report needs these two
+
+    import threadpoolctl
 
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     config = {
@@ -38,7 +39,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "blas": [
             {
                 "library": pool["internal_api"],
-                "of": Path(pool["filepath"]).parent.name.removesuffix(".libs"),
+                "of": os.path.basename(os.path.dirname(pool["filepath"])).removesuffix(".libs"),
                 "version": pool["version"],
                 "core": pool.get("architecture"),
                 "threads": pool["num_threads"],

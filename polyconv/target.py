@@ -46,7 +46,7 @@ _ACCELERATOR = Rates(
 )
 _PROCESSOR_TILE, _ACCELERATOR_TILE = 2**20, 2**30
 _PROCESSOR_MOST, _ACCELERATOR_MOST = 64 * 2**20, 4 * 2**30
-_KEPT = 16 * 2**20  # what allocators keep when it is freed, and hand out again without the system's help
+_KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without the system's help: glibc's limit
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def _strided_sum_cost(p: ConvProblem) -> Cost:
     products = p.batch * p.groups * p.channels * p.positions * p.taps
     traffic = (3 * products * p.filters + 2 * p.output_elements) * p.itemsize
     workspace = (products + 2 * p.output_elements) * p.itemsize
-    runs = 2 * products * p.filters // (p.channels if p.channels_last else p.output_size[-1])
+    inner = p.channels if p.channels_last and p.channels > 1 else p.output_size[-1]
+    runs = 2 * products * p.filters // inner
     return Cost(0, traffic, runs, calls=4 * p.filters + 4, workspace=workspace)
 
 
