@@ -2,8 +2,8 @@
 
 Also known as shift-and-matmul or kn2row (Vasudevan, Anderson & Gregg, "Parallel multi channel convolution using
 general matrix multiplication", arXiv:1704.04428). No window is ever stored: the workspace is one tap's image
-and one tap's result. ``depthwise`` is the same sum where a filter sees one channel, so that each
-product is elementwise.
+and one tap's result. ``depthwise`` is the same sum where a filter sees one channel (Howard et al., "MobileNets",
+arXiv:1704.04861), so that each product is elementwise.
 """
 
 from __future__ import annotations
