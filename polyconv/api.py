@@ -41,56 +41,56 @@ _KEYWORDS = {
 _DEMANDS = inspect.signature(read_demands).parameters.keys()
 
 _PARAMETERS = """
-    Parameters
-    ----------
-    x
-        The images: an array of NumPy, CuPy, PyTorch, JAX or any library with the Array API, of any numeric
-        dtype, its axes as ``layout`` spells them. It is never written to.
-    w
-        The kernel, of the same library and on the same device, its axes as ``kernel_layout`` spells them.
-    bias
-        One value per output channel, shape ``(K,)``; shape ``()`` where the layout has no channels.
-    stride
-        The step between neighbouring windows, one for all spatial axes or one for each.
-    padding
-        The margin added around the image before it is convolved: an int, one int per spatial axis, or a
-        ``(low, high)`` pair per axis; or by name: ``"valid"`` (none), ``"same"`` (as much as makes the output
-        ``ceil(n / stride)`` long; an odd margin has its extra element at the end), which is also spelled
-        ``"same_upper"``, or ``"same_lower"`` (the extra element at the start).
-    dilation
-        The distance between neighbouring kernel taps, in image elements, one for all axes or one for each.
-    groups
-        Into how many groups the channels are split; filters see only the channels of their own group.
-        With ``groups`` equal to the number of channels, the convolution is depthwise.
-    layout
-        One capital letter for each axis of ``x`` and of the result: ``N`` batch, ``C`` channels, any other a
-        spatial axis, as in ``"NCHW"``, ``"NHWC"``, ``"NCW"``, ``"CHW"`` or ``"HW"``. By default, batch and
-        channels come first.
-    kernel_layout
-        One letter for each axis of ``w``: ``O`` output channels, ``I`` input channels of one group, and the
-        spatial letters of ``layout``. By default ``"OIHW"`` where channels come first, ``"HWIO"`` where they
-        come last, and ``"HW"`` where the layout has no channels.
-    padding_mode
-        What the margin holds, by :func:`numpy.pad`'s names: ``"constant"`` (zero), ``"reflect"``,
-        ``"symmetric"``, ``"edge"`` or ``"wrap"``; PyTorch's ``"zeros"``, ``"replicate"`` and ``"circular"``
-        mean ``constant``, ``edge`` and ``wrap``.
-    flip_kernel
-        Turn the kernel around along its spatial axes first, which gives convolution in the mathematician's
-        (and SciPy's) sense.
-    dtype
-        The dtype to sum in and to return, by default chosen thus: floats promote as usual; integers that meet
-        floats take the float's dtype; integers alone are summed, exactly, in the dtype that the library's
-        ``sum`` gives them. float16 and bfloat16 are summed in float32 and rounded at the end.
-    algorithm
-        A name from :func:`algorithms`, which then runs or raises, or ``"auto"``, which takes the one of least
-        predicted time. An :class:`~polyconv.Algorithm` record of one's own does as well.
-    accuracy
-        ``"fast"`` or ``"strict"``. Strict admits only methods whose error is that of direct summation and in
-        which an output depends on its own window alone; as yet, every method here is of that kind.
-    max_workspace
-        The most bytes that the call may hold beside its inputs and its result: a limit on the choice.
-    workers
-        Reserved for the number of threads; anything but None raises NotImplementedError as yet.
+Parameters
+----------
+x
+    The images: an array of NumPy, CuPy, PyTorch, JAX or any library with the Array API, of any numeric
+    dtype, its axes as ``layout`` spells them. It is never written to.
+w
+    The kernel, of the same library and on the same device, its axes as ``kernel_layout`` spells them.
+bias
+    One value per output channel, shape ``(K,)``; shape ``()`` where the layout has no channels.
+stride
+    The step between neighbouring windows, one for all spatial axes or one for each.
+padding
+    The margin added around the image before it is convolved: an int, one int per spatial axis, or a
+    ``(low, high)`` pair per axis; or by name: ``"valid"`` (none), ``"same"`` (as much as makes the output
+    ``ceil(n / stride)`` long; an odd margin has its extra element at the end), which is also spelled
+    ``"same_upper"``, or ``"same_lower"`` (the extra element at the start).
+dilation
+    The distance between neighbouring kernel taps, in image elements, one for all axes or one for each.
+groups
+    Into how many groups the channels are split; filters see only the channels of their own group.
+    With ``groups`` equal to the number of channels, the convolution is depthwise.
+layout
+    One capital letter for each axis of ``x`` and of the result: ``N`` batch, ``C`` channels, any other a
+    spatial axis, as in ``"NCHW"``, ``"NHWC"``, ``"NCW"``, ``"CHW"`` or ``"HW"``. By default, batch and
+    channels come first.
+kernel_layout
+    One letter for each axis of ``w``: ``O`` output channels, ``I`` input channels of one group, and the
+    spatial letters of ``layout``. By default ``"OIHW"`` where channels come first, ``"HWIO"`` where they
+    come last, and ``"HW"`` where the layout has no channels.
+padding_mode
+    What the margin holds, by :func:`numpy.pad`'s names: ``"constant"`` (zero), ``"reflect"``,
+    ``"symmetric"``, ``"edge"`` or ``"wrap"``; PyTorch's ``"zeros"``, ``"replicate"`` and ``"circular"``
+    mean ``constant``, ``edge`` and ``wrap``.
+flip_kernel
+    Turn the kernel around along its spatial axes first, which gives convolution in the mathematician's
+    (and SciPy's) sense.
+dtype
+    The dtype to sum in and to return, by default chosen thus: floats promote as usual; integers that meet
+    floats take the float's dtype; integers alone are summed, exactly, in the dtype that the library's
+    ``sum`` gives them. float16 and bfloat16 are summed in float32 and rounded at the end.
+algorithm
+    A name from :func:`algorithms`, which then runs or raises, or ``"auto"``, which takes the one of least
+    predicted time. An :class:`~polyconv.Algorithm` record of one's own does as well.
+accuracy
+    ``"fast"`` or ``"strict"``. Strict admits only methods whose error is that of direct summation and in
+    which an output depends on its own window alone; as yet, every method here is of that kind.
+max_workspace
+    The most bytes that the call may hold beside its inputs and its result: a limit on the choice.
+workers
+    Reserved for the number of threads; anything but None raises NotImplementedError as yet.
 """
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -99,12 +99,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def _spelled_out(function: _F) -> _F:
     """Give ``**options`` its keywords in the signature, and the docstring its parameters, for ``help``."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    keywords = (p.replace(annotation=Options.__annotations__[p.name]) for p in _KEYWORDS.values())
+    meant = Options.__annotations__  # forward references, whose text reads better
+    keywords = (p.replace(annotation=meant[p.name].__forward_arg__) for p in _KEYWORDS.values())
     function.__signature__ = inspect.Signature([*own, *keywords], return_annotation=Any)  # type: ignore[attr-defined]
     text = _PARAMETERS
     if "bias" not in inspect.signature(function).parameters:
-        text = text.replace(text[text.index("    bias\n") : text.index("    stride\n")], "")
-    function.__doc__ = (function.__doc__ or "").replace("\n    Returns\n", text + "\n    Returns\n")
+        text = text.replace(text[text.index("bias\n") : text.index("stride\n")], "")
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("\nReturns\n", text + "\nReturns\n")
     return function
 
 

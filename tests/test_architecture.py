@@ -89,5 +89,5 @@ def test_help_spells_out_every_keyword() -> None:
         own = ["x", "w"] if function is pc.plan else ["x", "w", "bias"]
         assert [*parameters] == own + keywords
         for keyword in keywords:
-            assert f"\n    {keyword}\n" in str(function.__doc__), (function.__name__, keyword)
+            assert f"\n{keyword}\n" in str(function.__doc__), (function.__name__, keyword)
         assert parameters["algorithm"].default == "auto"

@@ -538,7 +538,7 @@ def test_keywords_are_spelled_out(function: Callable[..., Any]) -> None:
     own = ["x", "w"] if function is pc.plan else ["x", "w", "bias"]
     assert sorted(names) == sorted([*own, *Options.__annotations__])
     for name in names:
-        assert f"\n    {name}\n" in str(function.__doc__)
+        assert f"\n{name}\n" in str(function.__doc__)
     says(
         refusal(TypeError, function, X, W, strid=2),
         f"{function.__name__}() got an unexpected keyword argument 'strid'; did you mean stride?",
