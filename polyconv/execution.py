@@ -113,7 +113,13 @@ def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
 
 
 def road_workspace(call: Call) -> int:
-    """Bytes that the road needs at most beside the algorithm: the padded and the cast copy of image and kernel."""
+    """Bytes that the road needs at most beside the algorithm: what is padded, cast or put in another order is copied.
+
+    A result in one of the two orders in which algorithms work, space innermost or channels, is in its order already.
+    """
     p = call.problem
-    copies = sum((any(map(any, p.padding)), bool(call.x.dtype != call.dtypes.total)))
-    return p.itemsize * (copies * p.image_elements + 2 * p.kernel_elements)
+    axes = tuple(range(3 + p.ndim))
+    usual = (0, *axes[3:], 1, 2) if p.channels_last else axes
+    image = any(map(any, p.padding)) + bool(call.x.dtype != call.dtypes.total)
+    result = bool(call.dtypes.result != call.dtypes.total) + (call.output_axes != usual)
+    return p.itemsize * (image * p.image_elements + 2 * p.kernel_elements + result * p.output_elements)

@@ -37,6 +37,8 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "dilated": ((1, 8, 120, 120), (8, 8, 3, 3), {"dilation": 3, "stride": 2}),
     "cast": ((2, 8, 70, 70), (4, 8, 3, 3), {"dtype": "float64"}),
     "awkward-layout": ((8, 70, 70, 3), (3, 8, 4, 3), {"layout": "CHWN", "kernel_layout": "HIOW"}),
+    "awkward-pointwise": ((8, 70, 70, 3), (1, 8, 16, 1), {"layout": "CHWN", "kernel_layout": "HIOW"}),
+    "half": ((2, 8, 70, 70), (32, 8, 1, 1), {"dtype": "float16"}),
     "volume": ((1, 4, 20, 23, 24), (4, 4, 3, 3, 3), {"padding": 1}),
     "signal": ((2, 8, 8000), (8, 8, 5), {"padding": "same"}),
 }
