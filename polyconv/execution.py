@@ -59,7 +59,6 @@ def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
     p, xp, total = call.problem, call.x.xp, call.dtypes.total
     image_shape = (p.batch, p.groups, p.channels, *p.padded_size)
     kernel_shape = (p.groups, p.filters, p.channels, *p.kernel)
-    result_shape = (p.batch, p.groups, p.filters, *p.output_size)
     padded = tuple(n + low + high for n, (low, high) in zip(call.x.shape, call.pad_widths, strict=True))
 
     def cast(before: object, after: object) -> list[Step]:
@@ -78,7 +77,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
         return convolve(algorithm, x, w, padded_problem, tile, xp)
 
     def sums_of_nothing(x: Array, w: Array) -> Array:
-        return xp.zeros(result_shape, dtype=total, device=call.x.device)
+        return xp.zeros(p.result_shape, dtype=total, device=call.x.device)
 
     padded_problem = p.padded
     pads: list[Step] = [lambda x: pad(x, call.pad_widths, p.padding_mode, xp)] if padded != call.x.shape else []
@@ -106,7 +105,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
         result=(
             *cast(total, call.dtypes.result),
             *permute(call.output_axes),
-            *reshape(tuple(result_shape[axis] for axis in call.output_axes), call.output_shape),
+            *reshape(tuple(p.result_shape[axis] for axis in call.output_axes), call.output_shape),
             contiguous,
         ),
     )
@@ -115,11 +114,9 @@ def road(call: Call, algorithm: Algorithm, tile: Tile) -> Road:
 def road_workspace(call: Call) -> int:
     """Bytes that the road needs at most beside the algorithm: what is padded, cast or put in another order is copied.
 
-    A result in one of the two orders in which algorithms work, space innermost or channels, is in its order already.
+    A result whose layout is the order in which algorithms leave it in memory is in its order already.
     """
     p = call.problem
-    axes = tuple(range(3 + p.ndim))
-    usual = (0, *axes[3:], 1, 2) if p.channels_last else axes
     image = any(map(any, p.padding)) + bool(call.x.dtype != call.dtypes.total)
-    result = bool(call.dtypes.result != call.dtypes.total) + (call.output_axes != usual)
+    result = bool(call.dtypes.result != call.dtypes.total) + (call.output_axes != p.memory_order)
     return p.itemsize * (image * p.image_elements + 2 * p.kernel_elements + result * p.output_elements)

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-__all__ = ["axes_in", "channels_last", "default_kernel_layout", "default_layout", "output_axes", "spatial_letters"]
+__all__ = [
+    "axes_in",
+    "channels_last",
+    "default_kernel_layout",
+    "default_layout",
+    "most_spatial_axes",
+    "output_axes",
+    "spatial_letters",
+]
 
 IMAGE_ROLES = "NC"
 KERNEL_ROLES = "OI"

@@ -160,7 +160,7 @@ def _consider(algorithm: Algorithm, call: Call, demands: Demands, target: Target
     if target.tiled:
         wanted = target.tile_bytes(problem.kernel_elements * problem.itemsize)
         tiles.append(cut(problem, lambda tile: cost_of(tile).workspace, min(wanted, limit)))
-        if cost_of(tiles[0]).workspace > target.most_workspace:
+        if cost_of(tiles[0]).workspace > target.rates.most:
             del tiles[0]  # however quick it would be
     within = [tile for tile in tiles if cost_of(tile).workspace <= limit]
     tile = min(within or tiles[-1:], key=seconds)

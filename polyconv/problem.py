@@ -68,6 +68,17 @@ class ConvProblem:
         return tuple(map(output_extent, self.padded_size, self.kernel, self.stride, self.dilation))
 
     @cached_property
+    def result_shape(self) -> tuple[int, ...]:
+        """The shape of the result: ``(batch, groups, filters, *output_size)``."""
+        return (self.batch, self.groups, self.filters, *self.output_size)
+
+    @cached_property
+    def memory_order(self) -> tuple[int, ...]:
+        """The axes of image and result from the outermost in memory to the innermost."""
+        space = range(3, 3 + self.ndim)
+        return (0, *space, 1, 2) if self.channels_last else (0, 1, 2, *space)
+
+    @cached_property
     def positions(self) -> int:
         """Output positions of one image: the product of the output size."""
         return math.prod(self.output_size)

@@ -1,7 +1,8 @@
 """Where a convolution will run, and how fast that place is taken to be.
 
-The rates are rough on purpose: they rank methods, they do not predict a wall clock. Each was read off
-a run of every method over the benchmark layers, see ``asv_benchmarks``.
+The rates are rough on purpose: they rank methods, they do not predict a wall clock. A processor's were fitted to
+every method's times, in float32 with NumPy, over the layers of well-known networks; an accelerator's are guesses
+still, from data sheets.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ __all__ = ["Target"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Sustained rates of a kind of device, per second.
+    """What a kind of device sustains per second, and what memory suits it, in bytes.
 
     ``macs`` are the products inside a matrix product, by dtype, and ``other_macs`` those of dtypes that BLAS does
     not take; ``traffic`` is bytes moved, ``runs`` inner loops started, and ``fresh`` bytes of large workspaces,
-    which the system hands out page by page.
+    which the system hands out page by page. ``tile`` is the workspace of one tile, about what a cache holds, and
+    ``most`` that past which a problem is cut, whatever the time.
     """
 
     macs: dict[str, float]
@@ -28,6 +30,8 @@ class Rates:
     traffic: float
     runs: float
     fresh: float
+    tile: int
+    most: int
 
 
 _PROCESSOR = Rates(
@@ -36,6 +40,8 @@ _PROCESSOR = Rates(
     traffic=2.5e10,
     runs=1.2e8,
     fresh=5e9,
+    tile=2**20,
+    most=64 * 2**20,
 )
 _ACCELERATOR = Rates(
     macs={"float32": 2e13, "float64": 2e13, "complex64": 5e12, "complex128": 5e12},
@@ -43,9 +49,9 @@ _ACCELERATOR = Rates(
     traffic=2e12,
     runs=1e12,
     fresh=1e12,
+    tile=2**30,
+    most=4 * 2**30,
 )
-_PROCESSOR_TILE, _ACCELERATOR_TILE = 2**20, 2**30
-_PROCESSOR_MOST, _ACCELERATOR_MOST = 64 * 2**20, 4 * 2**30
 _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without the system's help: glibc's limit
 
 
@@ -70,20 +76,20 @@ class Target:
         return cls(library.name, device, library.call_seconds, arrays.is_accelerator(spec.device), library.in_place)
 
     @property
-    def most_workspace(self) -> int:
-        """The workspace past which a problem is cut into tiles, whatever the time."""
-        return _ACCELERATOR_MOST if self.accelerator else _PROCESSOR_MOST
+    def rates(self) -> Rates:
+        """The rates of the device."""
+        return _ACCELERATOR if self.accelerator else _PROCESSOR
 
     def tile_bytes(self, kernel_bytes: int) -> int:
-        """The workspace that a tile may have: about what a cache holds, and more for a large kernel.
+        """The workspace that a tile may have: more for a large kernel.
 
         A matrix product reads its whole kernel for every tile, so the tile should not be much the smaller.
         """
-        return _ACCELERATOR_TILE if self.accelerator else _PROCESSOR_TILE + 2 * kernel_bytes
+        return self.rates.tile + 2 * kernel_bytes
 
     def seconds(self, cost: Cost, dtype: str) -> float:
         """The predicted time of ``cost``: its calls, products, traffic and runs, one after another."""
-        rates = _ACCELERATOR if self.accelerator else _PROCESSOR
+        rates = self.rates
         products = cost.matmul_macs / rates.macs.get(dtype, rates.other_macs)
         memory = cost.traffic / rates.traffic + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
         return cost.calls * self.call_seconds + products + memory

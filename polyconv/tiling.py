@@ -62,13 +62,9 @@ def _intervals(extent: int, step: int) -> Iterator[tuple[int, int]]:
 
 def convolve(algorithm: Algorithm, x: Array, w: Array, p: ConvProblem, tile: Tile, xp: ModuleType) -> Array:
     """Run ``algorithm`` tile by tile: ``x`` is ``(N, G, C, *size)``, the result ``(N, G, K, *output_size)``."""
-    shape = (p.batch, p.groups, p.filters, *p.output_size)
-    if p.channels_last:
-        order = (0, *range(3, 3 + p.ndim), 1, 2)
-        y = xp.empty(tuple(shape[axis] for axis in order), dtype=x.dtype, device=device(x))
-        y = xp.permute_dims(y, (0, 1 + p.ndim, 2 + p.ndim, *range(1, 1 + p.ndim)))
-    else:
-        y = xp.empty(shape, dtype=x.dtype, device=device(x))
+    order = p.memory_order
+    y = xp.empty(tuple(p.result_shape[axis] for axis in order), dtype=x.dtype, device=device(x))
+    y = xp.permute_dims(y, tuple(map(order.index, range(len(order)))))
     for first, last in _intervals(p.batch, tile.images):
         for top, bottom in _intervals(p.output_size[0], tile.rows):
             rows, _ = p.window(0, top, bottom)

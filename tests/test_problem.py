@@ -45,6 +45,9 @@ def test_derived_numbers() -> None:
     assert PROBLEM.padded_size == (13, 8)
     assert PROBLEM.output_size == (6, 5)
     assert PROBLEM.positions == 30
+    assert PROBLEM.result_shape == (2, 3, 5, 6, 5)
+    assert PROBLEM.memory_order == (0, 1, 2, 3, 4)
+    assert dataclasses.replace(PROBLEM, channels_last=True).memory_order == (0, 3, 4, 1, 2)
     assert PROBLEM.taps == 6
     assert PROBLEM.image_elements == 2 * 3 * 4 * 13 * 8
     assert PROBLEM.kernel_elements == 3 * 5 * 4 * 6

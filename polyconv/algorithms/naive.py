@@ -23,7 +23,7 @@ def naive(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """One multiplication at a time. Slow by three orders of magnitude or more, and easy to check by eye."""
     p = problem
     results = []
-    for n, g, k, *o in product(*map(range, (p.batch, p.groups, p.filters, *p.output_size))):
+    for n, g, k, *o in product(*map(range, p.result_shape)):
         corner = [position * stride for position, stride in zip(o, p.stride, strict=True)]
         terms = []
         for c, *t in product(*map(range, (p.channels, *p.kernel))):
@@ -33,7 +33,7 @@ def naive(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
         for term in terms[1:]:
             total = total + term
         results.append(total)
-    return xp.reshape(xp.stack(results), (p.batch, p.groups, p.filters, *p.output_size))
+    return xp.reshape(xp.stack(results), p.result_shape)
 
 
 def _naive_cost(p: ConvProblem) -> Cost:

@@ -26,7 +26,7 @@ def contract(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     if not p.channels_last:
         columns = xp.reshape(x, (p.batch, p.groups, -1, p.positions))
         y = xp.matmul(xp.reshape(w, (p.groups, p.filters, -1)), columns)
-        return xp.reshape(y, (p.batch, p.groups, p.filters, *p.output_size))
+        return xp.reshape(y, p.result_shape)
     space = tuple(range(len(x.shape) - p.ndim, len(x.shape)))
     reduced = tuple(range(2, space[0]))
     rows = xp.reshape(xp.permute_dims(x, (1, 0, *space, *reduced)), (p.groups, p.batch * p.positions, -1))

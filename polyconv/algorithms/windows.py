@@ -64,7 +64,7 @@ def einsum(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     gathered = xp.reshape(gathered, (p.batch, p.groups, p.channels, p.positions, p.taps))
     filters = xp.reshape(w, (p.groups, p.filters, p.channels, p.taps))
     y = _by_group(gathered, filters, p, xp, lambda a, b: contract_letters("ncpt,kct->nkp", a, b, xp))
-    return xp.reshape(y, (p.batch, p.groups, p.filters, *p.output_size))
+    return xp.reshape(y, p.result_shape)
 
 
 def _window_index(p: ConvProblem, xp: ModuleType, where: object) -> Array:
