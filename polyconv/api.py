@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack
 
+from . import wisdom
 from .algorithms import ALGORITHMS, Algorithm
 from .arguments import Call, Demands, Padding, read, read_demands
 from .arrays import Array
 from .planning import Plan, make_plan
 
-__all__ = ["algorithms", "conv", "conv1d", "conv2d", "conv3d", "plan"]
+__all__ = [
+    "algorithms",
+    "conv",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "forget_wisdom",
+    "load_wisdom",
+    "plan",
+    "save_wisdom",
+]
 
 
 class Options(TypedDict, total=False):
@@ -83,14 +95,19 @@ dtype
     ``sum`` gives them. float16 and bfloat16 are summed in float32 and rounded at the end.
 algorithm
     A name from :func:`algorithms`, which then runs or raises, or ``"auto"``, which takes the one of least
-    predicted time. An :class:`~polyconv.Algorithm` record of one's own does as well.
+    predicted time. An :class:`~polyconv.Algorithm` does as well: :func:`Winograd(m=6) <polyconv.Winograd>`,
+    :func:`FFT(block=(128, 128)) <polyconv.FFT>`, or a record of one's own.
 accuracy
-    ``"fast"`` or ``"strict"``. Strict admits only methods whose error is that of direct summation and in
-    which an output depends on its own window alone; as yet, every method here is of that kind.
+    ``"fast"`` lets ``"auto"`` choose Winograd's method and Fourier transforms where their predicted error, relative
+    and root mean square, is at most 2e-6 in float32 and complex64 and 1e-13 in float64 and complex128, and never for
+    half precision. ``"strict"`` admits only methods whose error is that of direct summation and in which an output
+    depends on its own window alone, so that a NaN goes no further.
 max_workspace
-    The most bytes that the call may hold beside its inputs and its result: a limit on the choice.
+    The most bytes that the call may hold beside its inputs and its result. Larger problems are cut into tiles where
+    the library's arrays can be written to (NumPy, CuPy); where nothing fits, a ValueError says what was needed.
 workers
-    Reserved for the number of threads; anything but None raises NotImplementedError as yet.
+    How many threads may convolve tiles of a NumPy array, by default as many as there are processors. With 1,
+    polyconv starts none, and what there is of parallelism is the BLAS's own.
 """
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -195,10 +212,12 @@ def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
 
 
 @_spelled_out
-def plan(x: Any, w: Any, **options: Unpack[Options]) -> Plan:
+def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -> Plan:
     """Plan a convolution without running it: which algorithm, at what predicted cost, and why not the others.
 
     ``x`` and ``w`` may be arrays or anything with ``.shape`` and ``.dtype``. Plans for equal arguments are cached.
+    With ``measure``, the algorithms that promise to be quick are run on random arrays of the same shapes, and the
+    fastest is taken, now and in every later call for the same problem; :func:`save_wisdom` keeps such choices.
 
     Returns
     -------
@@ -212,9 +231,42 @@ def plan(x: Any, w: Any, **options: Unpack[Options]) -> Plan:
     >>> p.algorithm
     'pointwise'
     """
-    return make_plan(*_understood(x, w, options, "plan", None, described=True))
+    if not isinstance(measure, bool):
+        raise TypeError(f"measure={measure!r} must be True or False")
+    call, demands = _understood(x, w, options, "plan", None, described=True)
+    if not measure:
+        return make_plan(call, demands)
+    from .measuring import measured_plan  # few need it, and it takes its time to import
+
+    return measured_plan(call, demands)
 
 
 def algorithms() -> tuple[str, ...]:
     """The names that ``algorithm=`` takes beside ``"auto"``, from nested loops upward."""
     return tuple(algorithm.name for algorithm in ALGORITHMS)
+
+
+def save_wisdom(path: str | os.PathLike[str]) -> None:
+    """Write the choices that ``plan(..., measure=True)`` has made in this process to a JSON file."""
+    wisdom.save(path)
+
+
+def load_wisdom(path: str | os.PathLike[str]) -> None:
+    """Add the choices of a file to those known; plans for the same problems on the same machine take them from now on.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be read.
+    ValueError
+        Where it is not wisdom, is damaged, or was measured with another BLAS or for another processor. Nothing is
+        added then.
+    """
+    wisdom.load(path)
+    make_plan.cache_clear()
+
+
+def forget_wisdom() -> None:
+    """Drop every measured choice; plans are chosen by prediction again."""
+    wisdom.forget()
+    make_plan.cache_clear()

@@ -39,6 +39,11 @@ class Call:
     dtypes: dtypes.Dtypes
     problem: ConvProblem
 
+    def __str__(self) -> str:
+        shapes = (self.x.shape, self.w.shape, self.output_shape)
+        x, w, y = ("x".join(map(str, shape)) or "scalar" for shape in shapes)
+        return f"{x} ({self.layout}) by {w} ({self.kernel_layout}) -> {y}"
+
     @cached_property
     def pad_widths(self) -> tuple[tuple[int, int], ...]:
         """The (low, high) margin of each axis of the caller's image."""
@@ -76,11 +81,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Demands:
-    """What the caller asks of the choice: a certain algorithm or None for any, an accuracy, a memory limit in bytes."""
+    """What the caller asks of the choice.
+
+    A certain algorithm or None for any, an accuracy, a memory limit in bytes, and a number of threads.
+    """
 
     algorithm: Algorithm | None = None
     accuracy: str = "fast"
     max_workspace: int | None = None
+    workers: int | None = None
 
 
 # -- integers, one per spatial axis --------------------------------------------------------------------------
@@ -331,6 +340,7 @@ def read(
         padding_mode=_read_padding_mode(padding_mode),
         dtype=dtypes.name(chosen.total),
         channels_last=layouts.channels_last(layout),
+        largest_product=dtypes.largest(xs.dtype, xs.xp) * dtypes.largest(ws.dtype, xs.xp),
     )
     _check_extents(problem, spatial, image, kernel)
     return Call(xs, ws, layout, kernel_layout, flip_kernel, chosen, problem)
@@ -339,7 +349,7 @@ def read(
 def read_demands(
     *, algorithm: Any = "auto", accuracy: Any = "fast", max_workspace: Any = None, workers: Any = None
 ) -> Demands:
-    """What is asked of the choice among algorithms. Raises ValueError, TypeError or NotImplementedError."""
+    """What is asked of the choice among algorithms. Raises ValueError or TypeError."""
     if isinstance(algorithm, str):
         by_name = {"auto": None} | {known.name: known for known in ALGORITHMS}
         if algorithm not in by_name:
@@ -352,12 +362,8 @@ def read_demands(
     if max_workspace is not None:
         max_workspace = _integer(max_workspace, "max_workspace", 0, most=math.inf)
     if workers is not None:
-        _integer(workers, "workers", 1)
-        raise NotImplementedError(
-            f"workers={workers!r}: polyconv has no thread pool of its own yet; leave workers out and set the "
-            "threads of the array library instead (for NumPy, threadpoolctl.threadpool_limits)"
-        )
-    return Demands(algorithm, accuracy, max_workspace)
+        workers = _integer(workers, "workers", 1)
+    return Demands(algorithm, accuracy, max_workspace, workers)
 
 
 # -- arrays that meet a call already made --------------------------------------------------------------------

@@ -26,15 +26,22 @@ __all__ = [
     "Array",
     "ArraySpec",
     "Library",
+    "blas_pools",
+    "constant",
     "contiguous",
     "describe",
     "describe_shapes",
     "device",
+    "device_name",
     "devices",
     "dtype_in",
     "einsum",
+    "epsilon",
     "is_accelerator",
     "plain",
+    "random",
+    "ratios",
+    "synchronize",
     "threads",
     "versions",
     "windows",
@@ -130,6 +137,26 @@ def _torch_contiguous(x: Array) -> Array:
     return x.contiguous()
 
 
+# -- waiting for results -------------------------------------------------------------------------------------
+
+
+def _cupy_wait(x: Array) -> None:
+    import cupy
+
+    cupy.cuda.get_current_stream().synchronize()
+
+
+def _torch_wait(x: Array) -> None:
+    if x.is_cuda:
+        import torch
+
+        torch.cuda.synchronize(x.device)
+
+
+def _jax_wait(x: Array) -> None:
+    x.block_until_ready()
+
+
 # -- the libraries -------------------------------------------------------------------------------------------
 
 
@@ -137,7 +164,9 @@ def _torch_contiguous(x: Array) -> Array:
 class Library:
     """What one array library has that the standard lacks, or does better than the standard.
 
-    ``call_seconds`` is the time that one small array operation takes. ``in_place`` says whether results are written
+    ``call_seconds`` is the time that one small array operation takes. ``wait`` returns once an array is computed.
+    ``threads`` says whether operations of several threads at once pay: they leave the interpreter to others, and do
+    not keep every processor busy by themselves. ``in_place`` says whether results are written
     in place, tile by tile say: not where arrays cannot be written to, nor where transformations of functions (``grad``,
     ``vmap``) would not follow.
     """
@@ -148,17 +177,20 @@ class Library:
     windows: Callable[[Array, ConvProblem, ModuleType], Array] = _gathered_windows
     einsum: Callable[[str, Array, Array, ModuleType], Array] = _einsum_by_tensordot
     contiguous: Callable[[Array], Array] = _as_it_is
+    wait: Callable[[Array], object] = _as_it_is
+    threads: bool = False
 
 
-_NUMPY = Library("numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray)
-_CUPY = Library("cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous)
-_TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, _torch_contiguous)
-_JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum)
+_NUMPY = Library("numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, threads=True)
+_CUPY = Library("cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous, _cupy_wait)
+_TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, _torch_contiguous, _torch_wait)
+_JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum, wait=_jax_wait)
 
 # NumPy's own namespace is the standard's since NumPy 2. Two of its functions only call a method, and take three times
 # the method's time to do so, which is what a small image's convolution mostly consists of.
 _NUMPY_NAMESPACE = ModuleType("numpy")
 _NUMPY_NAMESPACE.__dict__.update(vars(np), reshape=np.ndarray.reshape, permute_dims=np.ndarray.transpose)
+_NUMPY_NAMESPACE.__getattr__ = lambda name: getattr(np, name)  # type: ignore[method-assign]  # numpy.fft comes late
 
 _LIBRARIES: tuple[tuple[Callable[[object], bool], Library], ...] = (
     (array_api_compat.is_numpy_array, _NUMPY),
@@ -196,6 +228,35 @@ def einsum(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
 def contiguous(x: Array) -> Array:
     """``x`` laid out in memory in the order of its axes (C order), copied only where it is not so already."""
     return _library(x).contiguous(x)
+
+
+def ratios(numerators: Sequence[Sequence[int]], denominator: int, dtype: str) -> np.ndarray:
+    """A small matrix of exact fractions, each rounded to ``dtype``, as NumPy's; :func:`constant` takes it elsewhere."""
+    if denominator == 1:
+        return np.asarray(numerators, dtype=dtype)
+    return (np.asarray(numerators, dtype=np.longdouble) / np.longdouble(denominator)).astype(dtype)
+
+
+def epsilon(dtype: str) -> float:
+    """The distance from one to the next number of a dtype; zero for integers."""
+    return 0.0 if "int" in dtype else float(np.finfo(dtype).eps)
+
+
+def constant(values: np.ndarray, xp: ModuleType, where: Any) -> Array:
+    """A small NumPy array, of the method's own making, as an array of the library ``xp``."""
+    return values if xp is _NUMPY_NAMESPACE else xp.asarray(values, device=where)
+
+
+def synchronize(x: Array) -> None:
+    """Wait until ``x`` has been computed, where its library computes behind the caller's back."""
+    _library(x).wait(x)
+
+
+def random(spec: ArraySpec) -> Array:
+    """An array like ``spec`` of random numbers: normal deviates, or small integers."""
+    rng, kind = np.random.default_rng(0), dtypes.kind(spec.dtype, spec.xp)
+    values = rng.standard_normal(spec.shape) if kind >= 2 else rng.integers(0, 2 if kind == 0 else 100, spec.shape)
+    return spec.xp.astype(constant(values, spec.xp, spec.device), spec.dtype)
 
 
 def written_in_place(x: Array) -> bool:
@@ -351,6 +412,21 @@ def devices() -> dict[str, Sequence[str]]:
     if jax := sys.modules.get("jax"):
         found["jax"] = list(map(str, jax.devices()))
     return found
+
+
+def device_name(spec: ArraySpec) -> str:
+    """A device with the model of its accelerator, since two machines may both have a ``cuda:0``."""
+    number = getattr(spec.device, "id", getattr(spec.device, "index", None))
+    names = devices().get(spec.library.name, ())
+    named = [name for name in names if name.startswith(f"cuda:{number} ")]
+    return named[0] if named and is_accelerator(spec.device) else str(spec.device)
+
+
+def blas_pools() -> list[dict[str, Any]]:
+    """What threadpoolctl knows of every BLAS in the process: its library, version, core type and threads."""
+    import threadpoolctl  # slow to import, and small images never need it
+
+    return [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
 
 
 def threads() -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import __version__, arrays
+from . import arrays
+from ._version import __version__
 
 __all__ = ["show_config"]
 
@@ -26,11 +27,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode={mode!r} must be 'stdout' or 'dicts'")
-    import platform  # only a report needs these two
+    import platform  # only a report needs it
 
-    import threadpoolctl
-
-    pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     config = {
         "polyconv": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -44,7 +42,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
                 "core": pool.get("architecture"),
                 "threads": pool["num_threads"],
             }
-            for pool in pools
+            for pool in arrays.blas_pools()
         ],
         "devices": arrays.devices(),
     }

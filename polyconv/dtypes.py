@@ -6,10 +6,11 @@ pass through. The kinds are ordered: a result never has a lower kind than what i
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-__all__ = ["KINDS", "Dtypes", "choose", "kind", "name", "unsigns"]
+__all__ = ["KINDS", "Dtypes", "bytes_of", "choose", "kind", "largest", "name", "unsigns"]
 
 KINDS = ("bool", "integral", "real floating", "complex floating")
 
@@ -27,6 +28,12 @@ def name(dtype: Any) -> str:
     return str(getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)).rpartition(".")[2]
 
 
+def bytes_of(dtype: Any) -> int:
+    """Bytes of one element, read off the dtype's name: ``float8_e5m2`` has 8 bits, ``complex64`` has 64."""
+    bits = re.search(r"\d+", name(dtype))
+    return int(bits[0]) // 8 if bits else 1
+
+
 @lru_cache
 def kind(dtype: Any, xp: Any) -> int:
     """The index into :data:`KINDS`, or -1 for what is none of them: strings, objects, dates, or no dtype of ``xp``."""
@@ -41,6 +48,15 @@ def unsigns(given: Any, result: Any, xp: Any) -> bool:
     return bool(xp.isdtype(given, "signed integer") and xp.isdtype(result, "unsigned integer"))
 
 
+@lru_cache
+def largest(dtype: Any, xp: Any) -> int:
+    """The largest magnitude of an integer dtype: 128 for int8, one for bool, zero for what is no integer."""
+    if kind(dtype, xp) == 1:
+        info = xp.iinfo(dtype)
+        return max(-int(info.min), int(info.max))
+    return int(kind(dtype, xp) == 0)
+
+
 def _integer_sum(dtype: Any, xp: Any, device: Any) -> Any:
     """What the library's own ``sum`` makes of an integer dtype: the standard's default integer, or wider."""
     return xp.sum(xp.zeros((1,), dtype=dtype, device=device)).dtype
@@ -51,7 +67,8 @@ def _promote(a: Any, b: Any, xp: Any, device: Any) -> Any:
     kinds = kind(a, xp), kind(b, xp)
     floating = max(kinds) >= 2
     if floating and min(kinds) < 2:
-        return a if kinds[0] >= 2 else b  # integers take the floating dtype they meet
+        met = a if kinds[0] >= 2 else b  # integers take the floating dtype they meet
+        return xp.result_type(met, met)  # in native byte order, as arithmetic leaves it
     try:
         both = xp.result_type(*(d if k else xp.uint8 for d, k in zip((a, b), kinds, strict=True)))
         total = both if floating else _integer_sum(both, xp, device)

@@ -7,17 +7,21 @@ would cost; the cheapest that keeps to the caller's demands stands. A plan can b
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from . import pool, rounding, wisdom
 from .algorithms import ALGORITHMS, Algorithm, Cost
 from .arguments import Call, Demands, check_array, check_bias
 from .arrays import Array
+from .dtypes import name as dtype_name
 from .execution import Road, road, road_workspace
+from .prepared import Prepared
 from .target import Target
 from .tiling import Tile, count, cut, part, whole
 
-__all__ = ["Candidate", "Plan", "make_plan"]
+__all__ = ["Candidate", "Plan", "candidates", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,41 @@ class Candidate:
 
     Attributes
     ----------
-    name
-        The algorithm's name.
+    algorithm
+        The algorithm: of several variants, the best.
     seconds
         Predicted time in seconds; ``inf`` where it cannot run.
+    flops, traffic
+        Predicted arithmetic, and bytes moved to and from memory.
     workspace
         Peak bytes beside the inputs and the result.
+    error
+        Predicted relative error, root mean square (:mod:`polyconv.rounding`).
     tile
         How many images and how many rows it takes at a time.
+    workers
+        On how many threads tiles are run.
     reason
         Why it cannot run the problem or may not under the caller's demands; None where it can.
+    measured
+        Seconds that it took, where it was measured; else None.
     """
 
-    name: str
+    algorithm: Algorithm
     seconds: float
+    flops: int
+    traffic: int
     workspace: int
+    error: float
     tile: Tile
+    workers: int = 1
     reason: str | None = None
+    measured: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name."""
+        return self.algorithm.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +72,8 @@ class Plan:
     """One convolution made ready: what will run, why, and the means to run it any number of times.
 
     ``plan(x, w, bias)`` convolves arrays of the shapes, dtypes and library that it was made for;
-    ``print(plan)`` shows every algorithm with its predicted cost or its reason for refusing.
+    ``plan.prepare(w, bias)`` does once what depends on the kernel alone; ``print(plan)`` shows every algorithm with
+    its predicted cost or its reason for refusing.
 
     Attributes
     ----------
@@ -88,32 +111,53 @@ class Plan:
         """Convolve arrays that are known to fit, as those do from which the plan was just made."""
         if bias is not None:
             check_bias(bias, self.call)
-        return self.road(x, w, bias)
+        return self.road(x, *self.road.prepare(w, bias))
+
+    def prepare(self, w: Array, bias: Array | None = None) -> Prepared:
+        """Do what depends on the kernel alone, once: ``plan.prepare(w, bias)(x)`` is ``plan(x, w, bias)``.
+
+        What comes back keeps nothing of ``w`` and ``bias`` themselves; writing to them later changes no result.
+        Raises ValueError or TypeError for arrays that the plan is not for.
+        """
+        check_array(w, "w", self.call.w)
+        if bias is not None:
+            check_bias(bias, self.call)
+        xp = self.call.x.xp
+        own = [None if a is None else xp.astype(a, a.dtype, copy=True) for a in (w, bias)]
+        return Prepared(self.call, self.algorithm, self.road, *self.road.prepare(*own))
 
     def __repr__(self) -> str:
-        return f"<polyconv.Plan {self.algorithm}: {self._headline()}>"
-
-    def _headline(self) -> str:
-        call = self.call
-        shapes = (call.x.shape, call.w.shape, call.output_shape)
-        x, w, y = ("x".join(map(str, shape)) or "scalar" for shape in shapes)
-        return f"{x} ({call.layout}) by {w} ({call.kernel_layout}) -> {y}"
+        return f"<polyconv.Plan {self.algorithm}: {self.call}>"
 
     def __str__(self) -> str:
         p = self.call.problem
-        why = "as asked" if self.demands.algorithm else "least predicted time"
         lines = [
-            self._headline(),
+            str(self.call),
             f"{p.dtype} on {self.target.library} ({self.target.device}), {_quantity(p.macs)} multiply-adds",
             "",
-            f"  {'algorithm':<12} {'time':>9} {'workspace':>10}",
+            f"  {'algorithm':<12} {'time':>9} {'flops':>8} {'bytes':>8} {'workspace':>10} {'error':>8}",
         ]
         for candidate in self.candidates:
             mark = ">" if candidate.name == self.algorithm else " "
-            row = f"{mark} {candidate.name:<12} {_time(candidate.seconds):>9} {_bytes(candidate.workspace):>10}"
-            note = candidate.reason or (why if mark == ">" else "")
-            lines.append(f"{row}  {note}".rstrip())
+            cells = [f"{'-':>9} {'-':>8} {'-':>8} {'-':>10} {'-':>8}"]
+            if math.isfinite(candidate.seconds):
+                cells = [
+                    f"{_time(candidate.measured or candidate.seconds):>9}",
+                    f"{_quantity(candidate.flops):>8}",
+                    f"{_quantity(candidate.traffic):>8}",
+                    f"{_bytes(candidate.workspace):>10}",
+                    f"{f'{candidate.error:.1e}' if candidate.error else 'exact':>8}",
+                ]
+            notes = [candidate.algorithm.detail] if math.isfinite(candidate.seconds) else []
+            notes += [candidate.reason or "", self._why(candidate) if mark == ">" else ""]
+            note = ", ".join(filter(None, notes))
+            lines.append(f"{mark} {candidate.name:<12} {' '.join(cells)}  {note}".rstrip())
         return "\n".join(lines)
+
+    def _why(self, chosen: Candidate) -> str:
+        if self.demands.algorithm:
+            return "as asked"
+        return "least predicted time" if chosen.measured is None else "fastest as measured"
 
 
 def _quantity(n: float) -> str:
@@ -128,20 +172,45 @@ def _bytes(n: int) -> str:
 
 
 def _time(seconds: float) -> str:
-    if math.isinf(seconds):
-        return "-"
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 
 
-def _consider(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> Candidate:
-    problem = call.problem.padded
-    if reason := algorithm.reject(problem):
-        return Candidate(algorithm.name, math.inf, 0, whole(problem), reason)
+# -- what every algorithm says -------------------------------------------------------------------------------
+
+
+def _refused(algorithm: Algorithm, call: Call, reason: str) -> Candidate:
+    return Candidate(algorithm, math.inf, 0, 0, 0, 0.0, whole(call.problem.padded), reason=reason)
+
+
+def _inadmissible(cost: Cost, call: Call, accuracy: str) -> str | None:
+    """Why the caller's demand of accuracy forbids a method, which matters only where it is not direct summation."""
+    if not cost.spreads or accuracy == "any":
+        return None
+    if accuracy == "strict":
+        return "accuracy='strict' forbids outputs that depend on more than their own windows"
+    result, total = (dtype_name(dtype) for dtype in (call.dtypes.result, call.dtypes.total))
+    if result != total or total not in rounding.BOUNDS:  # halves, and what is longer than double
+        return f"accuracy='fast' admits direct summation alone for {result}"
+    if cost.error > (bound := rounding.BOUNDS[total]):
+        return f"its predicted error, {cost.error:.1e}, is over the {bound:.0e} that accuracy='fast' admits for {total}"
+    return None
+
+
+def _ways(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> Iterator[Candidate]:
+    """One algorithm, whole or cut into tiles, on one thread or several: what each way costs, or why there is none.
+
+    Beside what callers may ask for, ``accuracy`` may be ``"any"`` here.
+    """
+    problem, dtype = call.problem.padded, call.problem.dtype
+    if reason := algorithm.reject(problem, target):
+        yield _refused(algorithm, call, reason)
+        return
     if not problem.macs:  # an empty dimension leaves nothing to do
-        return Candidate(algorithm.name, 0.0, 0, whole(problem))
+        yield Candidate(algorithm, 0.0, 0, 0, 0, 0.0, whole(problem))
+        return
 
     def cost_of(tile: Tile) -> Cost:
         """What one tile costs; one of several has its result copied to its place."""
@@ -151,38 +220,110 @@ def _consider(algorithm: Algorithm, call: Call, demands: Demands, target: Target
         result = part(problem, tile).output_elements * problem.itemsize
         return replace(cost, traffic=cost.traffic + 2 * result, workspace=cost.workspace + result)
 
-    def seconds(tile: Tile) -> float:
-        return count(problem, tile) * target.seconds(cost_of(tile), problem.dtype)
+    once = Cost(traffic=0, runs=0, calls=0, workspace=0)
+    if algorithm.prepare_cost is not None:
+        once = algorithm.prepare_cost(problem)
+    all_at_once = algorithm.cost(problem)
+    if reason := _inadmissible(all_at_once, call, demands.accuracy):
+        yield replace(_refused(algorithm, call, reason), error=all_at_once.error)
+        return
 
-    beside = road_workspace(call)
+    beside = once.kept + road_workspace(call)
     limit = math.inf if demands.max_workspace is None else demands.max_workspace - beside
-    tiles = [whole(problem)]
+    ways = [(whole(problem), 1)]
     if target.tiled:
-        wanted = target.tile_bytes(problem.kernel_elements * problem.itemsize)
-        tiles.append(cut(problem, lambda tile: cost_of(tile).workspace, min(wanted, limit)))
-        if cost_of(tiles[0]).workspace > target.rates.most:
-            del tiles[0]  # however quick it would be
-    within = [tile for tile in tiles if cost_of(tile).workspace <= limit]
-    tile = min(within or tiles[-1:], key=seconds)
-    held = cost_of(tile).workspace + beside
-    over = None if within else f"needs {held} bytes, more than max_workspace={demands.max_workspace}"
-    return Candidate(algorithm.name, seconds(tile), held, tile, over)
+        wanted = target.tile_bytes(max(once.kept, problem.kernel_elements * problem.itemsize))
+        comfortable = max(target.rates.most - once.kept, target.rates.most // 2)
+        for workers in sorted({1, target.workers}):
+
+            def held(tile: Tile, workers: int = workers) -> float:
+                """Bytes of all workers' tiles, or none where there are too few tiles for them."""
+                return workers * cost_of(tile).workspace if count(problem, tile) >= workers else math.inf
+
+            most = min(workers * wanted, comfortable, limit)
+            ways.append((cut(problem, held, most, all_at_once.grain), workers))
+        if all_at_once.workspace > comfortable:
+            del ways[0]  # however quick it would be
+    for tile, workers in dict.fromkeys(ways):
+        cost, tiles = cost_of(tile), count(problem, tile)
+        workspace = max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
+        alone = workers == 1
+        turns = -(-tiles // workers)
+        waiting = (
+            0.0 if alone else pool.SECONDS + (tiles - turns) * cost.calls * target.call_seconds
+        )  # for Python itself
+        yield Candidate(
+            algorithm,
+            target.seconds(once, dtype, alone=True) + turns * target.seconds(cost, dtype, alone) + waiting,
+            flops=once.flops + tiles * cost.flops,
+            traffic=once.traffic + tiles * cost.traffic,
+            workspace=workspace + beside,
+            error=cost.error,
+            tile=tile,
+            workers=workers,
+            reason=None
+            if workspace <= limit
+            else f"needs {workspace + beside} bytes, more than max_workspace={demands.max_workspace}",
+        )
+
+
+def _variants(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> list[Candidate]:
+    """All ways of all variants of an algorithm."""
+    problem = call.problem.padded
+    variants = algorithm.variants(problem) if algorithm.variants and problem.macs else (algorithm,)
+    return [way for variant in variants for way in _ways(variant, call, demands, target)]
+
+
+def _fits(candidate: Candidate) -> bool:
+    return candidate.reason is None
+
+
+def _merit(way: Candidate) -> tuple[int, float]:
+    """The quickest way comes first; where none fits, the one that needs least memory, and then those refused."""
+    if _fits(way):
+        return 0, way.seconds
+    return (1, way.workspace) if math.isfinite(way.seconds) else (2, 0)
+
+
+def candidates(call: Call, demands: Demands, target: Target) -> dict[str, list[Candidate]]:
+    """What every algorithm says in all its variants and ways, by name; an algorithm of the caller's replaces its like.
+
+    What is asked for by name need not keep to an error bound, but does where a variant of it can; if none can, the
+    most accurate stands.
+    """
+    rows, asked = {row.name: row for row in ALGORITHMS}, demands.algorithm
+    if asked is not None:
+        rows[asked.name] = asked
+    found = {name: _variants(row, call, demands, target) for name, row in rows.items()}
+    if asked is not None and demands.accuracy == "fast" and not any(map(_fits, found[asked.name])):
+        ways = _variants(asked, call, replace(demands, accuracy="any"), target)
+        least = min((way.error for way in ways if _fits(way)), default=0.0)
+        found[asked.name] = [way for way in ways if way.error == least or not _fits(way)]
+    return found
 
 
 @lru_cache(maxsize=1024)
 def make_plan(call: Call, demands: Demands) -> Plan:
     """The plan for a call. Raises ValueError where the named algorithm, or every one, cannot run it."""
-    target, asked = Target.of(call.x), demands.algorithm
-    rows = ALGORITHMS if asked is None or asked in ALGORITHMS else (*ALGORITHMS, asked)
-    considered = {row: _consider(row, call, demands, target) for row in rows}
-    wanted = considered if asked is None else {asked: considered[asked]}
-    possible = [row for row, candidate in wanted.items() if candidate.reason is None]
-    if not possible:
+    target, asked = Target.of(call.x, demands.workers), demands.algorithm
+    ways = candidates(call, demands, target)
+    best = {name: min(some, key=_merit) for name, some in ways.items()}
+    wanted = list(best.values()) if asked is None else [best[asked.name]]
+    if not any(map(_fits, wanted)):
         if asked is not None:
-            raise ValueError(f"algorithm={asked.name!r} cannot run this problem: {considered[asked].reason}")
-        reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in wanted.values())
+            raise ValueError(f"algorithm={asked.name!r} cannot run this problem: {wanted[0].reason}")
+        reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in wanted)
         raise ValueError(f"no algorithm can run this problem: {reasons}")
-    chosen = min(possible, key=lambda row: considered[row].seconds)
+    chosen = min(filter(_fits, wanted), key=lambda way: way.seconds)
+    if asked is None and (choice := wisdom.recall(call, demands, target)) is not None:
+        measured = choice.among([way for way in ways[choice.algorithm] if _fits(way)])
+        if measured is not None:
+            chosen = best[measured.name] = replace(measured, measured=choice.seconds)
     return Plan(
-        call, demands, target, tuple(considered.values()), chosen.name, road(call, chosen, considered[chosen].tile)
+        call,
+        demands,
+        target,
+        tuple(best.values()),
+        chosen.name,
+        road(call, chosen.algorithm, chosen.tile, chosen.workers),
     )

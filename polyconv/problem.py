@@ -37,6 +37,8 @@ class ConvProblem:
 
     ``dtype`` names the dtype in which products are summed. ``channels_last`` says how the caller's image
     lies in memory (channels innermost, or space innermost); the axis order above is the same for both.
+    ``largest_product`` is what the product of a pixel and a tap may come to in magnitude where both are integers, by
+    their dtypes, and zero where one is not.
     """
 
     batch: int
@@ -51,6 +53,7 @@ class ConvProblem:
     padding_mode: str = "constant"
     dtype: str = "float32"
     channels_last: bool = False
+    largest_product: int = 0
 
     @property
     def ndim(self) -> int:

@@ -1,8 +1,8 @@
 """Where a convolution will run, and how fast that place is taken to be.
 
 The rates are rough on purpose: they rank methods, they do not predict a wall clock. A processor's were fitted to
-every method's times, in float32 with NumPy, over the layers of well-known networks; an accelerator's are guesses
-still, from data sheets.
+every method's times, with NumPy, over the layers of well-known networks; an accelerator's are guesses still, from data
+sheets.
 """
 
 from __future__ import annotations
@@ -17,38 +17,45 @@ __all__ = ["Target"]
 
 @dataclass(frozen=True)
 class Rates:
-    """What a kind of device sustains per second, and what memory suits it, in bytes.
+    """What a kind of device sustains per second, a processor in one thread, and what memory suits it, in bytes.
 
     ``macs`` are the products inside a matrix product, by dtype, and ``other_macs`` those of dtypes that BLAS does
-    not take; ``traffic`` is bytes moved, ``runs`` inner loops started, and ``fresh`` bytes of large workspaces,
-    which the system hands out page by page. ``tile`` is the workspace of one tile, about what a cache holds, and
-    ``most`` that past which a problem is cut, whatever the time.
+    not take; ``fft`` is the arithmetic of Fourier transforms, by dtype; ``traffic`` is bytes moved, ``runs`` inner
+    loops started, and ``fresh`` bytes of large workspaces, which the system hands out page by page; ``crowded`` is the
+    share of those three that is left to each of several workers. ``tile`` is the workspace of one tile, about what a
+    cache holds, and ``most`` that past which a problem is cut, whatever the time.
     """
 
     macs: dict[str, float]
     other_macs: float
+    fft: dict[str, float]
     traffic: float
     runs: float
     fresh: float
+    crowded: float
     tile: int
     most: int
 
 
 _PROCESSOR = Rates(
-    macs={"float32": 1.2e11, "float64": 5e10, "complex64": 3e10, "complex128": 1.2e10},
+    macs={"float32": 7.7e10, "float64": 3.3e10, "complex64": 1.9e10, "complex128": 8e9},
     other_macs=1.2e9,
-    traffic=2.5e10,
-    runs=1.2e8,
+    fft={"float32": 1.1e10, "float64": 6.5e9, "complex64": 1.1e10, "complex128": 6.5e9},
+    traffic=3.4e10,
+    runs=3.6e8,
     fresh=5e9,
+    crowded=0.7,
     tile=2**20,
     most=64 * 2**20,
 )
 _ACCELERATOR = Rates(
     macs={"float32": 2e13, "float64": 2e13, "complex64": 5e12, "complex128": 5e12},
     other_macs=1e12,
+    fft={"float32": 2e12, "float64": 1e12, "complex64": 2e12, "complex128": 1e12},
     traffic=2e12,
     runs=1e12,
     fresh=1e12,
+    crowded=1.0,
     tile=2**30,
     most=4 * 2**30,
 )
@@ -59,7 +66,8 @@ _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without
 class Target:
     """The library and device of a call's arrays: what a plan knows of the world beside the problem.
 
-    ``tiled`` says whether the library's arrays can be filled tile by tile.
+    ``tiled`` says whether the library's arrays can be filled tile by tile, ``fft`` whether it has Fourier transforms,
+    and ``workers`` how many threads tiles may be run on; ``cores`` is how many the library uses by itself.
     """
 
     library: str
@@ -67,13 +75,25 @@ class Target:
     call_seconds: float
     accelerator: bool
     tiled: bool
+    fft: bool
+    workers: int
+    cores: int
 
     @classmethod
-    def of(cls, spec: arrays.ArraySpec) -> Target:
-        """The target of an array."""
+    def of(cls, spec: arrays.ArraySpec, workers: int | None = None) -> Target:
+        """The target of an array, with as many ``workers`` as the caller wants, or as there are processors."""
         library = spec.library
-        device = "any device" if spec.device is None else str(spec.device)
-        return cls(library.name, device, library.call_seconds, arrays.is_accelerator(spec.device), library.in_place)
+        accelerator = arrays.is_accelerator(spec.device)
+        return cls(
+            library=library.name,
+            device="any device" if spec.device is None else str(spec.device),
+            call_seconds=library.call_seconds,
+            accelerator=accelerator,
+            tiled=library.in_place,
+            fft=hasattr(spec.xp, "fft"),
+            workers=(workers or arrays.threads()) if library.threads else 1,
+            cores=1 if accelerator else arrays.threads(),
+        )
 
     @property
     def rates(self) -> Rates:
@@ -87,9 +107,14 @@ class Target:
         """
         return self.rates.tile + 2 * kernel_bytes
 
-    def seconds(self, cost: Cost, dtype: str) -> float:
-        """The predicted time of ``cost``: its calls, products, traffic and runs, one after another."""
+    def seconds(self, cost: Cost, dtype: str, alone: bool) -> float:
+        """The predicted time of ``cost``: its calls, products, transforms and traffic, one after another.
+
+        Where it runs ``alone``, and not on one of several workers, matrix products take every core.
+        """
         rates = self.rates
-        products = cost.matmul_macs / rates.macs.get(dtype, rates.other_macs)
+        cores = self.cores if alone else 1
+        products = cost.matmul_macs / (rates.macs.get(dtype, rates.other_macs) * (cores if dtype in rates.macs else 1))
+        transforms = cost.fft_flops / rates.fft.get(dtype, rates.other_macs)
         memory = cost.traffic / rates.traffic + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
-        return cost.calls * self.call_seconds + products + memory
+        return cost.calls * self.call_seconds + products + transforms + memory / (1.0 if alone else rates.crowded)

@@ -19,7 +19,10 @@ class WrongRoad(AssertionError):  # noqa: N818 - it is the test that erred, or t
 
 @contextlib.contextmanager
 def only(name: str) -> Iterator[list[Any]]:
-    """Within this context every algorithm but ``name`` raises; yields the list of the problems that it ran."""
+    """Within this context every algorithm but ``name``, variants included, raises; yields the problems that it ran.
+
+    Tiles may run on any thread and in any order; each is a problem of its own.
+    """
     ran: list[Any] = []
 
     def watched(algorithm: pc.Algorithm) -> pc.Algorithm:
@@ -29,7 +32,10 @@ def only(name: str) -> Iterator[list[Any]]:
             ran.append(problem)
             return algorithm.run(x, w, problem, xp)
 
-        return dataclasses.replace(algorithm, run=run)
+        def variants(problem: Any) -> tuple[pc.Algorithm, ...]:
+            return tuple(map(watched, algorithm.variants(problem)))
+
+        return dataclasses.replace(algorithm, run=run, variants=algorithm.variants and variants)
 
     spied = tuple(map(watched, ALGORITHMS))
     make_plan.cache_clear()  # plans made before would evade the spy, and those made now would outlive it

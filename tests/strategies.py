@@ -38,6 +38,16 @@ class Case:
         """The kernel has one tap."""
         return all(n == 1 for n, a in zip(self.w.shape, self.canonical["kernel_layout"], strict=True) if a not in "OI")
 
+    @property
+    def axes(self) -> list[tuple[int, int, int]]:
+        """Taps, stride and dilation of each spatial axis."""
+        taps = dict(zip(self.canonical["kernel_layout"], self.w.shape, strict=True))
+        letters = [letter for letter in self.canonical["layout"] if letter not in "NC"]
+        return [
+            (taps[letter], *steps)
+            for letter, *steps in zip(letters, self.canonical["stride"], self.canonical["dilation"], strict=True)
+        ]
+
     def expected(self) -> np.ndarray:
         """The result by definition."""
         return reference.convolve(self.x, self.w, self.bias, **self.canonical)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spy import only
 from strategies import values
+from tolerance import beyond_direct
 
 import polyconv as pc
 
@@ -145,7 +146,8 @@ def test_standard_case(case: StandardCase) -> None:
         assert y.dtype == case.output.dtype
         assert y.shape == case.output.shape
         error = np.abs(y - case.output)
-        assert np.all(error <= bound), f"{algorithm} is off by {np.max(error)}"
+        plan = pc.plan(x, w, **said, dtype=case.output.dtype, algorithm=algorithm)
+        assert np.all(error <= bound + beyond_direct(plan, x, w)), f"{algorithm} is off by {np.max(error)}"
 
 
 def test_no_case_was_lost() -> None:
@@ -180,4 +182,5 @@ def test_automatic_padding(automatic: str, axes: list[tuple[int, int, int, int]]
     x, w = (values(rng, (1, 1, *shape), "int8").astype(np.float64) for shape in (size, kernel))
     node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], auto_pad=automatic, strides=stride, dilations=dilation)
     (expected,) = evaluator.ReferenceEvaluator(node).run(None, {"x": x, "w": w})
-    np.testing.assert_array_equal(pc.conv(x, w, **keywords(node, w)), expected)
+    # Whole numbers are exact where they are summed as they stand, and not where blocks are transformed.
+    np.testing.assert_array_equal(pc.conv(x, w, **keywords(node, w), accuracy="strict"), expected)

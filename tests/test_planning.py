@@ -40,6 +40,18 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "awkward-pointwise": ((8, 70, 70, 3), (1, 8, 16, 1), {"layout": "CHWN", "kernel_layout": "HIOW"}),
     "half": ((2, 8, 70, 70), (32, 8, 1, 1), {"dtype": "float16"}),
     "volume": ((1, 4, 20, 23, 24), (4, 4, 3, 3, 3), {"padding": 1}),
+    "volume-strided": (
+        (1, 20, 23, 24, 4),
+        (2, 3, 2, 4, 4),
+        {"layout": "NDHWC", "stride": (1, 2, 1), "dilation": (1, 1, 2)},
+    ),
+    "phases": (
+        (2, 50, 61, 4),
+        (5, 4, 4, 8),
+        {"layout": "NHWC", "stride": (2, 3), "dilation": (3, 2), "padding": "same"},
+    ),
+    "complex": ((2, 4, 60, 41), (4, 4, 3, 4), {"dtype": "complex128", "stride": (2, 1), "padding": 2}),
+    "complex-one-channel": ((2, 50, 61), (6, 5), {"layout": "NHW", "dtype": "complex64", "dilation": (1, 2)}),
     "signal": ((2, 8, 8000), (8, 8, 5), {"padding": "same"}),
 }
 
@@ -49,8 +61,8 @@ def arrays(x: tuple[int, ...], w: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
     return rng.standard_normal(x, dtype=np.float32), rng.standard_normal(w, dtype=np.float32)
 
 
-def peak_beside_result(call: Any, *args: Any) -> int:
-    """The most bytes that ``call`` held at once, beyond what stood before it and what it returned."""
+def peak_of(call: Any, *args: Any) -> tuple[int, Any]:
+    """The most bytes that ``call`` held at once, beyond what stood before it, and what it returned."""
     call(*args)  # whatever is cached is cached now
     gc.collect()
     tracemalloc.start()
@@ -60,12 +72,18 @@ def peak_beside_result(call: Any, *args: Any) -> int:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return int(peak - before - y.nbytes)
+    return peak - before, y
+
+
+def peak_beside_result(call: Any, *args: Any) -> int:
+    """The most bytes that ``call`` held at once, beyond what stood before it and what it returned."""
+    peak, y = peak_of(call, *args)
+    return int(peak - y.nbytes)
 
 
 def uncounted(plan: pc.Plan) -> int:
-    """Bytes that no plan counts: frames and views, and NumPy's iterator buffers for three operands."""
-    return 8192 + 3 * np.getbufsize() * max(plan.call.problem.itemsize, 8)
+    """Bytes that no plan counts: frames and views, and each thread's iterator buffers, in NumPy, for three operands."""
+    return 8192 + 3 * np.getbufsize() * max(plan.call.problem.itemsize, 8) * plan.chosen.workers
 
 
 @pytest.mark.parametrize("algorithm", pc.algorithms())
@@ -76,12 +94,39 @@ def test_workspace_is_an_upper_bound_on_measured_memory(name: str, algorithm: st
         letters = keywords.get("layout", "NC...")
         x_shape = tuple(n if letter in "NC" else min(n, 7) for n, letter in zip(x_shape, letters, strict=False))
     x, w = arrays(x_shape, w_shape)
-    plan = pc.plan(x, w, **keywords)
-    stated = {c.name: c for c in plan.candidates}[algorithm]
-    if stated.reason:
-        pytest.skip(stated.reason)
-    plan = pc.plan(x, w, algorithm=algorithm, **keywords)
-    assert peak_beside_result(plan, x, w) <= stated.workspace + uncounted(plan)
+    try:
+        plan = pc.plan(x, w, algorithm=algorithm, **keywords)
+    except ValueError as refusal:
+        pytest.skip(str(refusal))
+    allowed = plan.chosen.workspace + uncounted(plan)
+    assert peak_beside_result(plan, x, w) <= allowed
+    if algorithm == "naive":  # which is slow, and prepares nothing
+        return
+    peak, prepared = peak_of(plan.prepare, w)
+    assert peak <= allowed + w.nbytes  # of which it takes a copy first
+    assert peak_beside_result(prepared, x) <= allowed
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("algorithm", ["fft", "winograd"])
+@pytest.mark.parametrize("name", ["reflect", "phases", "complex", "volume"])
+def test_workspace_of_tiles_is_an_upper_bound_as_well(name: str, algorithm: str, workers: int) -> None:
+    """Tiles in order and at once, with one at the end that is smaller than the others."""
+    x_shape, w_shape, keywords = PROBLEMS[name]
+    x, w = arrays(x_shape, w_shape)
+    whole = pc.plan(x, w, algorithm=algorithm, workers=1, **keywords).chosen
+    plan = pc.plan(x, w, algorithm=algorithm, workers=workers, max_workspace=whole.workspace * 2 // 3, **keywords)
+    assert plan.chosen.tile < whole.tile
+    assert peak_beside_result(plan, x, w) <= plan.chosen.workspace + uncounted(plan)
+    assert plan.chosen.workspace <= whole.workspace * 2 // 3
+
+
+def test_workspace_counts_margins_in_the_dtype_of_the_image() -> None:
+    """They are added before the image is cast to what is summed."""
+    x, w = np.ones((4, 8, 70, 70)), np.ones((8, 8, 1, 1))
+    for dtype in ("float32", "float64", "complex128"):
+        plan = pc.plan(x, w, dtype=dtype, padding=5, algorithm="pointwise")
+        assert peak_beside_result(plan, x, w) <= plan.chosen.workspace + uncounted(plan)
 
 
 def test_max_workspace_is_kept_by_smaller_tiles_or_another_algorithm() -> None:
@@ -143,7 +188,7 @@ def test_a_plan_prints_every_algorithm_with_its_cost_or_reason() -> None:
     plan = pc.plan(Shaped(8, 150, 150, 3), Shaped(3, 3, 3, 16), layout="NHWC")
     text = str(plan)
     head, *table = text.split("\n\n")[1].splitlines()
-    assert head.split() == ["algorithm", "time", "workspace"]
+    assert head.split() == ["algorithm", "time", "flops", "bytes", "workspace", "error"]
     assert text.startswith("8x150x150x3 (NHWC) by 3x3x3x16 (HWIO) -> 8x148x148x16")
     assert "float32 on numpy (cpu), 75.7 M multiply-adds" in text
     assert [row.lstrip("> ").split()[0] for row in table] == [*pc.algorithms()]
@@ -153,7 +198,12 @@ def test_a_plan_prints_every_algorithm_with_its_cost_or_reason() -> None:
     assert "least predicted time" in chosen[0]
     for row, candidate in zip(table, plan.candidates, strict=True):
         assert (candidate.reason or "") in row
+        assert candidate.algorithm.detail in row or candidate.reason
+        if candidate.reason is None:
+            assert f" {candidate.error:.1e} " in f"{row} "
         assert math.isinf(candidate.seconds) == (" - " in row)
+    exact = pc.plan(Shaped(9, 9, dtype="int8"), Shaped(3, 3, dtype="int8"), layout="HW", algorithm="winograd")
+    assert " exact " in next(row for row in str(exact).splitlines() if row.startswith(">"))
     assert "as asked" in str(pc.plan(Shaped(9, 9), Shaped(3, 3), layout="HW", algorithm="taps"))
     assert repr(plan).startswith(f"<polyconv.Plan {plan.algorithm}: 8x150x150x3")
 
@@ -193,6 +243,10 @@ def test_strict_accuracy_keeps_a_nan_in_its_windows() -> None:
     touched = np.zeros((10, 10), dtype=bool)
     touched[3:6, 4:7] = True
     for algorithm in ("auto", *pc.algorithms()):
-        if algorithm not in ("pointwise", "depthwise"):
+        if algorithm in ("fft", "winograd"):
+            with pytest.raises(ValueError, match=r"strict' forbids outputs that depend on more than their own windows"):
+                pc.conv2d(x, w, accuracy="strict", algorithm=algorithm)
+            assert np.isnan(pc.conv2d(x, w, algorithm=algorithm)).sum() > 3 * touched.sum()
+        elif algorithm not in ("pointwise", "depthwise"):
             y = pc.conv2d(x, w, accuracy="strict", algorithm=algorithm)
             np.testing.assert_array_equal(np.isnan(y), np.broadcast_to(touched, (1, 3, 10, 10)), err_msg=algorithm)

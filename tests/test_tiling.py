@@ -47,26 +47,27 @@ def test_a_window_is_what_its_outputs_read(p: pc.ConvProblem, data: st.DataObjec
     np.testing.assert_array_equal(some, everything[first:last])
 
 
-@given(problems(), st.integers(0, 4000))
-def test_the_cut_is_the_largest_by_halving_within_the_limit(p: pc.ConvProblem, limit: int) -> None:
+@given(problems(), st.integers(0, 4000), st.integers(1, 5))
+def test_the_cut_is_the_largest_by_halving_within_the_limit(p: pc.ConvProblem, limit: int, grain: int) -> None:
     def elements(tile: tiling.Tile) -> int:
         q = tiling.part(p, tile)
         return q.output_elements + q.image_elements
 
     p = p.padded
-    tile = tiling.cut(p, elements, limit)
+    tile = tiling.cut(p, elements, limit, grain)
     images, rows = tile
     assert 1 <= images <= p.batch
     assert 1 <= rows <= p.output_size[0]
+    assert rows % grain == 0 or rows == p.output_size[0]
     assert images == 1 or rows == p.output_size[0]  # rows are not cut before images are
     if elements(tiling.whole(p)) <= limit:
         assert tile == tiling.whole(p)
-    if tile != (1, 1):
+    if images > 1 or rows > grain:
         assert elements(tile) <= limit
 
 
-@given(problems(), st.integers(1, 7), st.integers(1, 9))
-def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int) -> None:
+@given(problems(), st.integers(1, 7), st.integers(1, 9), st.integers(1, 3))
+def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int, workers: int) -> None:
     p = p.padded
     tile = tiling.Tile(min(images, p.batch), min(rows, p.output_size[0]))
     seen: list[pc.ConvProblem] = []
@@ -74,11 +75,12 @@ def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int) 
     def ones(x: np.ndarray, w: np.ndarray, q: pc.ConvProblem, xp: object) -> np.ndarray:
         assert x.shape == (q.batch, q.groups, q.channels, *q.size)
         seen.append(q)
+        assert w is kernel
         return np.ones((q.batch, q.groups, q.filters, *q.output_size))
 
     count_ones = pc.Algorithm("ones", ones, ALGORITHMS[0].cost, ALGORITHMS[0].reject)
-    x, w = np.zeros((p.batch, 1, 2, *p.size)), np.zeros((1, 3, 2, *p.kernel))
-    y = tiling.convolve(count_ones, x, w, p, tile, np)
+    x, kernel = np.zeros((p.batch, 1, 2, *p.size)), object()  # whatever an algorithm prepares
+    y = tiling.convolve(count_ones, x, kernel, p, tile, workers, np)
     assert (y == 1).all()
     assert sum(q.output_elements for q in seen) == p.output_elements == y.size
     assert len(seen) == tiling.count(p, tile)
@@ -128,14 +130,17 @@ def test_tiles_are_as_many_as_the_plan_says() -> None:
     assert (y == 27).all()
 
 
-def test_workspace_does_not_grow_with_the_image() -> None:
-    def workspace(size: int, algorithm: str) -> int:
-        x, w = np.empty((4, 3, size, size), dtype=np.float32), np.empty((8, 3, 3, 3), dtype=np.float32)
-        return {c.name: c for c in pc.plan(x, w).candidates}[algorithm].workspace
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workspace_does_not_grow_with_the_image(workers: int) -> None:
+    def workspace(height: int, width: int, algorithm: str) -> int:
+        x, w = np.empty((4, 3, height, width), dtype=np.float32), np.empty((8, 3, 3, 3), dtype=np.float32)
+        return {c.name: c for c in pc.plan(x, w, workers=workers).candidates}[algorithm].workspace
 
-    for algorithm in ("im2col", "taps", "tensordot", "einsum", "strided_sum"):
-        assert workspace(1000, algorithm) <= 3 * 2**20
-        assert workspace(4000, algorithm) <= 3 * 2**20
+    for algorithm in ("im2col", "taps", "tensordot", "einsum", "strided_sum", "winograd"):
+        assert workspace(1000, 1000, algorithm) <= workers * 3 * 2**20
+        assert workspace(4000, 4000, algorithm) <= workers * 3 * 2**20
+    # A tile of Fourier transforms is one row of large blocks, as long as the image is wide.
+    assert workspace(4000, 1000, "fft") == workspace(1000, 1000, "fft") <= workers * 7 * 2**20
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

@@ -32,11 +32,16 @@ CLASSICAL = {
 }
 
 
+REST = 0.03  # seconds, a little more than OpenBLAS's threads spin
+
+
 def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 7) -> dict[str, float]:
     """The median time of each call in seconds, all of them taking turns so that the machine's moods hit all alike.
 
-    A turn repeats a short call until it has taken about a millisecond. It first runs the call once by itself: what ran
-    before leaves the allocator and the caches in a state that would favour one call and not another.
+    A turn repeats a short call until it has taken about a millisecond. It first rests, since threads of a BLAS that
+    have just worked wait for more by spinning, and take the processor from whoever comes next; then it runs the call
+    once by itself, since what ran before leaves the allocator and the caches in a state that would favour one call and
+    not another.
     """
     repeats = {}
     for name, call in calls.items():
@@ -48,6 +53,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
         for name, call in calls.items():
+            time.sleep(REST)
             call()
             start = time.perf_counter()
             for _ in range(repeats[name]):

@@ -1,4 +1,4 @@
-"""Every algorithm, in the order of the ladder from nested loops to one matrix product.
+"""Every algorithm, in the order of the ladder from nested loops upward.
 
 To add one, write its module and add its row here; tests, benchmarks, examples and plans go over this tuple.
 """
@@ -6,13 +6,15 @@ To add one, write its module and add its row here; tests, benchmarks, examples a
 from __future__ import annotations
 
 from .base import Algorithm, Cost
+from .fft import FFT, OVERLAP_SAVE
 from .im2col import IM2COL
 from .naive import NAIVE, PATCH
 from .pointwise import POINTWISE
 from .taps import DEPTHWISE, TAPS
 from .windows import EINSUM, STRIDED_SUM, TENSORDOT
+from .winograd import WINOGRAD, Winograd
 
-__all__ = ["ALGORITHMS", "Algorithm", "Cost"]
+__all__ = ["ALGORITHMS", "FFT", "Algorithm", "Cost", "Winograd"]
 
 ALGORITHMS: tuple[Algorithm, ...] = (
     NAIVE,
@@ -24,4 +26,6 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     IM2COL,
     POINTWISE,
     DEPTHWISE,
+    OVERLAP_SAVE,
+    WINOGRAD,
 )

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import Array
 from ..problem import ConvProblem
 
+if TYPE_CHECKING:
+    from ..target import Target
+
 __all__ = ["Algorithm", "Cost", "never"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What an algorithm spends on a problem, in units that no machine enters.
 
@@ -20,6 +24,10 @@ class Cost:
     ----------
     matmul_macs
         Multiply-accumulate operations done inside matrix products.
+    fft_flops
+        Arithmetic done inside Fourier transforms, as real operations.
+    other_flops
+        Arithmetic done elsewhere, whose time is that of its ``traffic``.
     traffic
         Bytes that array operations outside the matrix products read and write, and that the products read.
     runs
@@ -29,13 +37,32 @@ class Cost:
         Array operations (or Python-level element operations), each of which costs its library's overhead.
     workspace
         Peak bytes held at once beside the inputs and the result.
+    kept
+        Bytes of those that stay when it is done: what a prepared kernel holds.
+    error
+        Predicted error, as :mod:`polyconv.rounding` means it.
+    spreads
+        Whether a value of the image, a NaN say, may reach outputs whose windows do not hold it.
+    grain
+        How many output rows are made together; tiles are best cut in multiples of it.
     """
 
-    matmul_macs: int
     traffic: int
     runs: int
     calls: int
     workspace: int
+    matmul_macs: int = 0
+    fft_flops: int = 0
+    other_flops: int = 0
+    kept: int = 0
+    error: float = 0.0
+    spreads: bool = False
+    grain: int = 1
+
+    @property
+    def flops(self) -> int:
+        """All arithmetic; in complex numbers, a product or sum of two counts as one."""
+        return 2 * self.matmul_macs + self.fft_flops + self.other_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +74,35 @@ class Algorithm:
     name
         The name the literature knows it by.
     run
-        ``run(x, w, problem, xp) -> y``, pure, over the Array API namespace ``xp``. ``x`` is the padded image
-        ``(N, G, C, *size)``, ``w`` the kernel ``(G, K, C, *kernel)``, both of ``problem.dtype``; ``y`` is
-        ``(N, G, K, *output_size)``, a new array of the same dtype. No dimension is empty. The axes always stand
-        in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
+        ``run(x, kernel, problem, xp) -> y``, pure, over the Array API namespace ``xp``. ``x`` is the padded image
+        ``(N, G, C, *size)``; ``kernel`` is ``(G, K, C, *kernel)``, both of ``problem.dtype``, or what ``prepare``
+        makes of it; ``y`` is ``(N, G, K, *output_size)``, a new array of the same dtype. No dimension is empty. The
+        axes always stand in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
     cost
-        ``cost(problem) -> Cost``. Looks at integers only, none of them zero.
+        ``cost(problem) -> Cost`` of one run. Looks at integers only, none of them zero.
     reject
-        ``reject(problem) -> reason or None``: why this algorithm cannot run the problem, to be read after
-        "cannot run this problem:".
+        ``reject(problem, target) -> reason or None``: why this algorithm cannot run the problem there, to be read
+        after "cannot run this problem:".
+    prepare
+        ``prepare(w, problem, xp) -> kernel``: what depends on the kernel alone, done once for any number of images
+        and tiles of images; None where there is nothing to do.
+    prepare_cost
+        ``prepare_cost(problem) -> Cost`` of that.
+    detail
+        What tells this algorithm from others of its name: the size of its tile, say.
+    variants
+        ``variants(problem) -> algorithms`` of this name among which planning chooses; None where this is the only one.
     """
 
     name: str
-    run: Callable[[Array, Array, ConvProblem, ModuleType], Array]
+    run: Callable[[Array, Any, ConvProblem, ModuleType], Array]
     cost: Callable[[ConvProblem], Cost]
-    reject: Callable[[ConvProblem], str | None]
+    reject: Callable[[ConvProblem, Target], str | None]
+    prepare: Callable[[Array, ConvProblem, ModuleType], Any] | None = None
+    prepare_cost: Callable[[ConvProblem], Cost] | None = None
+    detail: str = ""
+    variants: Callable[[ConvProblem], tuple[Algorithm, ...]] | None = None
 
 
-def never(problem: ConvProblem) -> None:
+def never(problem: ConvProblem, target: Target) -> None:
     """The ``reject`` of an algorithm that runs every problem."""

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ..arrays import Array, windows
 from ..problem import ConvProblem
+from ..rounding import direct
 from .base import Algorithm, Cost, never
 from .pointwise import contract, contract_copies
 
@@ -38,7 +39,9 @@ def _cost(p: ConvProblem) -> Cost:
     workspace = (max(columns, contract_copies(p)) + p.kernel_elements) * p.itemsize
     together = p.kernel[-1] if p.groups == 1 and p.dilation[-1] == 1 else 1
     inner = p.channels * together if p.channels_last else p.output_size[-1]
-    return Cost(p.macs, traffic, runs=columns // inner, calls=8, workspace=workspace)
+    return Cost(
+        matmul_macs=p.macs, traffic=traffic, runs=columns // inner, calls=8, workspace=workspace, error=direct(p)
+    )
 
 
 IM2COL = Algorithm("im2col", im2col, _cost, never)

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from ..arrays import Array, contiguous
 from ..problem import ConvProblem, reach
+from ..rounding import direct
 from .base import Algorithm, Cost, never
 
 __all__ = ["NAIVE", "PATCH"]
@@ -40,7 +41,7 @@ def _naive_cost(p: ConvProblem) -> Cost:
     # A term takes two look-ups, a product and a sum, together as long as one operation on an array. Stacking makes
     # every result, a number in a list until then, two array objects.
     alive = 2 * _ARRAY_OBJECT * p.output_elements + 40 * p.channels * p.taps
-    return Cost(matmul_macs=0, traffic=0, runs=0, calls=p.macs, workspace=alive)
+    return Cost(other_flops=2 * p.macs, traffic=0, runs=0, calls=p.macs, workspace=alive, error=direct(p))
 
 
 def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -68,7 +69,7 @@ def _patch_cost(p: ConvProblem) -> Cost:
     # Every column is an array object of its own until all are stacked, and is seen through another one then.
     alive = (p.kernel_elements + patches + 2 * p.output_elements) * p.itemsize + 2 * _ARRAY_OBJECT * p.positions
     runs = patches * p.positions // p.kernel[-1]
-    return Cost(p.macs, read, runs, calls=6 * p.positions, workspace=alive)
+    return Cost(matmul_macs=p.macs, traffic=read, runs=runs, calls=6 * p.positions, workspace=alive, error=direct(p))
 
 
 NAIVE = Algorithm("naive", naive, _naive_cost, never)

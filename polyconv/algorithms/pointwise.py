@@ -10,6 +10,7 @@ from types import ModuleType
 
 from ..arrays import Array
 from ..problem import ConvProblem
+from ..rounding import direct
 from .base import Algorithm, Cost
 
 __all__ = ["POINTWISE", "contract", "contract_copies", "stretch"]
@@ -61,10 +62,10 @@ def _cost(p: ConvProblem) -> Cost:
     traffic = (image + p.output_elements + 2 * contract_copies(p)) * p.itemsize
     strided = any(step != 1 for step in p.stride)
     runs = (image if strided else 0) // stretch(p) + contract_copies(p) // p.filters
-    return Cost(p.macs, traffic, runs, calls=6, workspace=workspace)
+    return Cost(matmul_macs=p.macs, traffic=traffic, runs=runs, calls=6, workspace=workspace, error=direct(p))
 
 
-def _reject(p: ConvProblem) -> str | None:
+def _reject(p: ConvProblem, target: object) -> str | None:
     if p.taps == 1:
         return None
     return f"pointwise takes kernels of one tap, and this one is {'x'.join(map(str, p.kernel))}"

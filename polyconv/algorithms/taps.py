@@ -14,6 +14,7 @@ from types import ModuleType
 
 from ..arrays import Array
 from ..problem import ConvProblem
+from ..rounding import direct
 from .base import Algorithm, Cost, never
 from .pointwise import contract, contract_copies, stretch
 
@@ -60,7 +61,14 @@ def _cost(p: ConvProblem) -> Cost:
     step = shifted * 2 + 3 * p.output_elements + 2 * contract_copies(p)
     workspace = shifted + p.output_elements + p.groups * p.filters * p.channels
     runs = (shifted // stretch(p) + contract_copies(p) // p.filters) * p.taps
-    return Cost(p.macs, step * p.taps * p.itemsize, runs, calls=8 * p.taps, workspace=workspace * p.itemsize)
+    return Cost(
+        matmul_macs=p.macs,
+        traffic=step * p.taps * p.itemsize,
+        runs=runs,
+        calls=8 * p.taps,
+        workspace=workspace * p.itemsize,
+        error=direct(p),
+    )
 
 
 def _depthwise_cost(p: ConvProblem) -> Cost:
@@ -68,10 +76,17 @@ def _depthwise_cost(p: ConvProblem) -> Cost:
     workspace = 2 * p.output_elements + p.kernel_elements
     inner = p.groups if p.channels_last and p.groups > 1 else p.output_size[-1]
     runs = p.output_elements * p.taps // inner
-    return Cost(0, step * p.taps * p.itemsize, runs, calls=5 * p.taps, workspace=workspace * p.itemsize)
+    return Cost(
+        other_flops=2 * p.macs,
+        traffic=step * p.taps * p.itemsize,
+        runs=runs,
+        calls=5 * p.taps,
+        workspace=workspace * p.itemsize,
+        error=direct(p),
+    )
 
 
-def _depthwise_reject(p: ConvProblem) -> str | None:
+def _depthwise_reject(p: ConvProblem, target: object) -> str | None:
     if p.channels == 1:
         return None
     return f"depthwise takes one input channel per group, and here each group has {p.channels}"

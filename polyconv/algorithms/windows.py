@@ -13,6 +13,7 @@ from types import ModuleType
 from ..arrays import Array, device, windows
 from ..arrays import einsum as contract_letters
 from ..problem import ConvProblem
+from ..rounding import direct
 from .base import Algorithm, Cost, never
 
 __all__ = ["EINSUM", "STRIDED_SUM", "TENSORDOT"]
@@ -36,7 +37,14 @@ def _strided_sum_cost(p: ConvProblem) -> Cost:
     workspace = (products + 2 * p.output_elements) * p.itemsize
     inner = p.channels if p.channels_last and p.channels > 1 else p.output_size[-1]
     runs = 2 * products * p.filters // inner
-    return Cost(0, traffic, runs, calls=4 * p.filters + 4, workspace=workspace)
+    return Cost(
+        other_flops=2 * p.macs,
+        traffic=traffic,
+        runs=runs,
+        calls=4 * p.filters + 4,
+        workspace=workspace,
+        error=direct(p),
+    )
 
 
 def _by_group(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, one: Callable[[Array, Array], Array]) -> Array:
@@ -86,7 +94,14 @@ def _tensordot_cost(p: ConvProblem) -> Cost:
     values = p.batch * p.groups * p.channels * p.positions * p.taps
     traffic = (3 * values + 4 * p.output_elements) * p.itemsize
     workspace = (values // p.groups + 2 * p.output_elements + p.kernel_elements) * p.itemsize
-    return Cost(p.macs, traffic, values // p.kernel[-1], calls=12 + 8 * p.groups, workspace=workspace)
+    return Cost(
+        matmul_macs=p.macs,
+        traffic=traffic,
+        runs=values // p.kernel[-1],
+        calls=12 + 8 * p.groups,
+        workspace=workspace,
+        error=direct(p),
+    )
 
 
 def _einsum_cost(p: ConvProblem) -> Cost:
@@ -97,7 +112,14 @@ def _einsum_cost(p: ConvProblem) -> Cost:
     # makes of them on its way to a matrix: two, in NumPy's.
     contracted = (values + 2 * values // p.groups + 2 * p.output_elements + p.kernel_elements) * p.itemsize
     workspace = max((2 * p.ndim + 3) * index, index + contracted)
-    return Cost(p.macs, traffic, values // 4, calls=22 + 8 * p.groups, workspace=workspace)
+    return Cost(
+        matmul_macs=p.macs,
+        traffic=traffic,
+        runs=values // 4,
+        calls=22 + 8 * p.groups,
+        workspace=workspace,
+        error=direct(p),
+    )
 
 
 STRIDED_SUM = Algorithm("strided_sum", strided_sum, _strided_sum_cost, never)

@@ -1,0 +1,53 @@
+"""How far a method that transforms its blocks may be off: what its tile, the dtype and the number of terms entail.
+
+Direct summation has a rigorous bound, which each test states for itself. Winograd's method and Fourier transforms have
+errors in proportion to the largest data of a block instead, wherever in it they stand. What a plan predicts is the
+root mean square over independent numbers around zero, so a single output may be off by some times as much.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+import polyconv as pc
+
+# Twice the largest error among random calls of ``strategies.cases`` (normal deviates, whole numbers, numbers of one
+# sign and equal ones, in float32 to complex128; 30 000 by Winograd's method and 50 000 by Fourier transforms), in units
+# of what :func:`beyond_direct` multiplies this with.
+FACTOR = {"winograd": 6.5, "fft": 10.0}
+
+
+def beyond_direct(plan: pc.Plan, a: Any, b: Any, *, terms: int | None = None) -> float:
+    """How much further than by direct summation the plan's algorithm may be off; zero for direct summation itself.
+
+    ``a`` and ``b`` are what is convolved, image and kernel, and ``terms`` the products that an output sums, by default
+    the plan's. What of these is independent sums to the square root of ``terms`` times one product, and what they have
+    in common, their mean, to ``terms`` times.
+    """
+    if plan.algorithm not in FACTOR or not (np.size(a) and np.size(b)):
+        return 0.0
+    terms = terms or plan.call.problem.channels * plan.call.problem.taps
+    largest, mean = (float(np.prod([np.abs(of(np.asarray(each))) for each in (a, b)])) for of in (_largest, np.mean))
+    return FACTOR[plan.algorithm] * plan.chosen.error * (math.sqrt(terms) * largest + terms * mean)
+
+
+def settled(y: Any, plan: pc.Plan, a: Any, b: Any, *, terms: int | None = None) -> Any:
+    """A result that is made of whole numbers, without its rounding errors: these are no larger than they may be.
+
+    Where they may not be at all, it comes back as it is.
+    """
+    beyond = beyond_direct(plan, a, b, terms=terms)
+    if not beyond:
+        return y
+    assert beyond < 0.5, "too much to tell one whole number from the next"
+    nearest = y.round()
+    error = float(abs(y - nearest).max())
+    assert error <= beyond, f"{plan.algorithm} is off by {error} where {beyond} is allowed"
+    return nearest
+
+
+def _largest(a: np.ndarray) -> Any:
+    return np.max(np.abs(a))
