@@ -235,3 +235,17 @@ def test_every_method_has_a_rung_or_a_reason(ladder):
     assert found.rungs["naive"].factor > 1
     assert all(rung.factor == 1 for name, rung in found.rungs.items() if not rung.part)
     assert sum(rung.chosen for rung in found.rungs.values()) == 1
+
+
+# -- winograd_error.py ---------------------------------------------------------------------------------------
+
+
+def test_winograd_error(tmp_path):
+    printed = succeed(tmp_path, "winograd_error.py", "--output", "error.png")
+    rows = [line[38:].split() for line in printed.splitlines() if line.count("e-0") >= 8]
+    errors = np.array(rows, dtype=float)  # measured and predicted in turn, a column for each block
+    assert errors.shape == (8, 8)
+    measured, predicted = errors[::2], errors[1::2]
+    assert (np.abs(np.log2(predicted / measured)) < 1).all()
+    assert (measured[-1] <= 1.05 * measured.min(axis=0)).all()  # polyconv's points are the last, and the best
+    assert pixels(tmp_path / "error.png").std() > 0.05
