@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import math
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,15 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 def arrays(x: tuple[int, ...], w: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.standard_normal(x, dtype=np.float32), rng.standard_normal(w, dtype=np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> Iterator[None]:
+    """Collecting garbage looks at every object there is, and libraries and other tests have left millions."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def peak_of(call: Any, *args: Any) -> tuple[int, Any]:
