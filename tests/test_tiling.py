@@ -107,7 +107,7 @@ def test_a_tight_limit_changes_no_result(library: Backend) -> None:
 
 def tightest(x: object, w: object, bias: object, algorithm: str, keywords: dict[str, object]) -> tuple[object, int]:
     """The result under the least ``max_workspace`` that the algorithm accepts, and in how many tiles it ran."""
-    low, high = -1, 2**40  # refused, accepted
+    low, high = -1, pc.plan(x, w, algorithm=algorithm, **keywords).chosen.workspace  # refused, accepted
     while high - low > 1:
         middle = (low + high) // 2
         try:
