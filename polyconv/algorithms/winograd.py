@@ -1,9 +1,9 @@
 """Winograd's minimal filtering: blocks of the image and the kernel, transformed, multiplied point by point.
 
-Lavin & Gray, "Fast algorithms for convolutional neural networks" (arXiv:1509.09308), for any block, kernel and number
-of axes. Both transforms are matrix products, and so is the sum over channels, one for each point: array operations
-alone. ``F(4, 3)`` along two axes takes 36 products for 16 outputs where the definition takes 144; what is paid for
-it is a larger rounding error, and that a NaN spoils its whole block.
+Lavin & Gray, "Fast algorithms for convolutional neural networks" (arXiv:1509.09308), for any number of axes and any
+block and kernel of no more than 24 points along each. Both transforms are matrix products, and so is the sum over
+channels, one for each point: array operations alone. ``F(4, 3)`` along two axes takes 36 products for 16 outputs where
+the definition takes 144; what is paid for it is a larger rounding error, and that a NaN spoils its whole block.
 """
 
 from __future__ import annotations
