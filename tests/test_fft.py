@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import polyconv as pc
 from polyconv.algorithms.fft import OVERLAP_SAVE, good_length
+from polyconv.execution import road
+from polyconv.tiling import Tile
 
 
 def test_good_length_is_the_least_product_of_twos_threes_and_fives() -> None:
@@ -151,3 +153,12 @@ def test_memory_is_that_of_the_blocks_and_not_of_the_image() -> None:
         pc.plan(x, w, layout="HW", algorithm="fft", max_workspace=9999)
     corner = pc.conv(x[:60, -60:].astype(float), w.astype(float), layout="HW", algorithm="im2col")
     close(y[:30, -30:], corner, plan, x, w)
+
+
+def test_one_block_fits_tiles_as_well():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 1, 90, 40)), rng.standard_normal((1, 1, 5, 5))
+    plan = pc.plan(x, w, algorithm=pc.FFT())
+    cut = road(plan.call, plan.chosen.algorithm, Tile(1, 40), workers=1)
+    y = cut(x, *cut.prepare(w, None))
+    np.testing.assert_allclose(y, pc.conv2d(x, w, algorithm="im2col"), rtol=0, atol=1e-12)

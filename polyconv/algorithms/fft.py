@@ -241,7 +241,7 @@ def FFT(block: int | tuple[int, ...] | None = None) -> Algorithm:  # noqa: N802 
         For lengths that are no positive integers.
     """
     if block is None:
-        return _overlap_save(None)
+        return _ONE_BLOCK
     lengths = tuple(block) if isinstance(block, tuple | list) else (block,)
     for length in lengths:
         if not isinstance(length, int) or isinstance(length, bool):
@@ -261,4 +261,10 @@ def _variants(problem: ConvProblem) -> tuple[Algorithm, ...]:
     return tuple(map(_overlap_save, dict.fromkeys(found)))
 
 
-OVERLAP_SAVE = replace(FFT(), variants=_variants)
+def _one_block(problem: ConvProblem) -> tuple[Algorithm, ...]:
+    """One block for the whole image, its length fixed here: a prepared kernel must fit the image's tiles as well."""
+    return (_overlap_save(_block(None, phases.unit(problem))),)
+
+
+_ONE_BLOCK = replace(_overlap_save(None), variants=_one_block)
+OVERLAP_SAVE = replace(_overlap_save(None), variants=_variants)
