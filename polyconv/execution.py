@@ -2,6 +2,7 @@
 
     pad -> cast -> the problem's axes -> the algorithm -> bias -> cast -> the caller's axes
 
+Where the image is cut into tiles, each is padded and cast by itself, and so is its result (:mod:`polyconv.tiling`).
 The kernel's road ends in what the algorithm prepares of it, which may be kept and met by any number of images.
 :func:`road` lays it for a call. What would change nothing is left out, so that a small image on a straight road
 costs little more than its arithmetic.
@@ -32,16 +33,15 @@ Step = Callable[[Array], Any]
 class Road:
     """The steps of each array, in order, and the convolution between them.
 
-    ``image`` leads from the caller's image to ``(N, G, C, *padded size)`` in the dtype of the sums, ``kernel`` from
-    the caller's kernel to ``(G, K, C, *kernel)`` and what the algorithm prepares of it, ``bias`` to ``(G, K, 1, ...)``,
-    which is added, and ``result`` back.
+    ``image`` leads from the caller's image to ``(N, G, C, *size)``, ``kernel`` from the caller's kernel to
+    ``(G, K, C, *kernel)`` and what the algorithm prepares of it, ``bias`` to ``(G, K, 1, ...)``, and ``result`` from
+    what the three make, ``(N, G, K, *output size)``, back to the caller.
     """
 
     image: tuple[Step, ...]
     kernel: tuple[Step, ...]
     bias: tuple[Step, ...]
-    convolve: Callable[[Array, Any], Array]
-    add: Callable[[Array, Array], Array]
+    convolve: Callable[[Array, Any, Array | None], Array]
     result: tuple[Step, ...]
 
     def prepare(self, w: Array, bias: Array | None) -> tuple[Any, Array | None]:
@@ -57,9 +57,7 @@ class Road:
         """Convolve an image that fits with what :meth:`prepare` made; the result is contiguous, in its layout."""
         for step in self.image:
             x = step(x)
-        y = self.convolve(x, kernel)
-        if bias is not None:
-            y = self.add(y, bias)
+        y = self.convolve(x, kernel, bias)
         for step in self.result:
             y = step(y)
         return y
@@ -68,8 +66,9 @@ class Road:
 def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
     """The road of ``call`` through ``algorithm``, tile by tile, on as many threads as there are ``workers``."""
     p, xp, total = call.problem, call.x.xp, call.dtypes.total
-    image_shape = (p.batch, p.groups, p.channels, *p.padded_size)
     kernel_shape = (p.groups, p.filters, p.channels, *p.kernel)
+    cut = tile != whole(p)
+    add: Callable[[Array, Array], Array] = operator.iadd if call.x.library.in_place else operator.add
     padded = tuple(n + low + high for n, (low, high) in zip(call.x.shape, call.pad_widths, strict=True))
 
     def cast(before: object, after: object) -> list[Step]:
@@ -81,16 +80,20 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
     def reshape(before: tuple[int, ...], after: tuple[int, ...]) -> list[Step]:
         return [] if before == after else [lambda a: xp.reshape(a, after)]
 
-    def at_once(x: Array, kernel: Any) -> Array:
-        return algorithm.run(x, kernel, padded_problem, xp)
+    def at_once(x: Array, kernel: Any, bias: Array | None) -> Array:
+        y = algorithm.run(x, kernel, padded_problem, xp)
+        return y if bias is None else add(y, bias)
 
-    def tile_by_tile(x: Array, kernel: Any) -> Array:
-        return convolve(algorithm, x, kernel, padded_problem, tile, workers, xp)
+    def tile_by_tile(x: Array, kernel: Any, bias: Array | None) -> Array:
+        return convolve(algorithm, x, kernel, bias, p.local, tile, workers, call.dtypes, xp)
 
-    def sums_of_nothing(x: Array, kernel: Any) -> Array:
-        return xp.zeros(p.result_shape, dtype=total, device=call.x.device)
+    def sums_of_nothing(x: Array, kernel: Any, bias: Array | None) -> Array:
+        y = xp.zeros(p.result_shape, dtype=total, device=call.x.device)
+        return y if bias is None else add(y, bias)
 
     padded_problem = p.padded
+    if cut and p.padding_mode == "constant":
+        padded = call.x.shape
     pads: list[Step] = [lambda x: pad(x, call.pad_widths, p.padding_mode, xp)] if padded != call.x.shape else []
     flips: list[Step] = [lambda w: xp.flip(w, axis=tuple(range(3, 3 + p.ndim)))] if call.flip_kernel else []
     make = algorithm.prepare
@@ -102,12 +105,13 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
 
     prepares: list[Step] = [prepare] if make is not None and p.macs else []
     image_before_reshape = tuple(padded[axis] for axis in call.image_axes)
+    image_shape = (p.batch, p.groups, p.channels, *(p.local if cut else p.padded).size)
     kernel_before_reshape = tuple(call.w.shape[axis] for axis in call.kernel_axes)
     return Road(
         image=(
             plain,
             *pads,
-            *cast(call.x.dtype, total),
+            *([] if cut else cast(call.x.dtype, total)),
             *permute(call.image_axes),
             *reshape(image_before_reshape, image_shape),
         ),
@@ -120,10 +124,9 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
             *prepares,
         ),
         bias=(plain, lambda b: xp.astype(xp.reshape(b, (p.groups, p.filters, *(1,) * p.ndim)), total)),
-        convolve=sums_of_nothing if not p.macs else at_once if tile == whole(padded_problem) else tile_by_tile,
-        add=operator.iadd if call.x.library.in_place else operator.add,
+        convolve=sums_of_nothing if not p.macs else tile_by_tile if cut else at_once,
         result=(
-            *cast(total, call.dtypes.result),
+            *([] if cut else cast(total, call.dtypes.result)),
             *permute(call.output_axes),
             *reshape(tuple(p.result_shape[axis] for axis in call.output_axes), call.output_shape),
             contiguous,
@@ -131,13 +134,19 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
     )
 
 
-def road_workspace(call: Call) -> int:
+def road_workspace(call: Call, cut: bool) -> int:
     """Bytes that the road needs at most beside the algorithm: what is padded, cast or put in another order is copied.
 
-    A result whose layout is the order in which algorithms leave it in memory is in its order already.
+    A result whose layout is the order in which algorithms leave it in memory is in its order already. Of an image that
+    is ``cut`` into tiles only margins that mirror it, or go round, are added to the whole.
     """
     p = call.problem
-    image = p.itemsize * bool(call.x.dtype != call.dtypes.total)
-    image += bytes_of(call.x.dtype) * any(map(any, p.padding))  # before it is cast
-    result = bool(call.dtypes.result != call.dtypes.total) + (call.output_axes != p.memory_order)
-    return image * p.image_elements + p.itemsize * (2 * p.kernel_elements + result * p.output_elements)
+    image = 0
+    if any(map(any, p.padding)) and not (cut and p.local is p):
+        image += bytes_of(call.x.dtype)  # before it is cast
+    if not cut and call.x.dtype != call.dtypes.total:
+        image += p.itemsize
+    result = (call.output_axes != p.memory_order) * (bytes_of(call.dtypes.result) if cut else p.itemsize)
+    if not cut and call.dtypes.result != call.dtypes.total:
+        result += p.itemsize
+    return image * p.image_elements + 2 * p.itemsize * p.kernel_elements + result * p.output_elements

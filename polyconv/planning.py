@@ -7,7 +7,7 @@ would cost; the cheapest that keeps to the caller's demands stands. A plan can b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -204,67 +204,101 @@ def _ways(algorithm: Algorithm, call: Call, demands: Demands, target: Target) ->
 
     Beside what callers may ask for, ``accuracy`` may be ``"any"`` here.
     """
-    problem, dtype = call.problem.padded, call.problem.dtype
+    problem = call.problem.padded
     if reason := algorithm.reject(problem, target):
         yield _refused(algorithm, call, reason)
-        return
-    if not problem.macs:  # an empty dimension leaves nothing to do
+    elif not problem.macs:  # an empty dimension leaves nothing to do
         yield Candidate(algorithm, 0.0, 0, 0, 0, 0.0, whole(problem))
-        return
+    elif reason := _inadmissible(cost := algorithm.cost(problem), call, demands.accuracy):
+        yield replace(_refused(algorithm, call, reason), error=cost.error)
+    else:
+        costs = _Costs(algorithm, call)
+        for tile, workers in _cuts(costs, demands, target):
+            yield _way(costs, tile, workers, demands, target)
 
-    def cost_of(tile: Tile) -> Cost:
-        """What one tile costs; one of several has its result copied to its place."""
-        cost = algorithm.cost(part(problem, tile))
-        if tile == whole(problem):
+
+class _Costs:
+    """What an algorithm costs a call: once for its kernel, and for every tile of the image."""
+
+    def __init__(self, algorithm: Algorithm, call: Call) -> None:
+        self.algorithm, self.call, self.problem = algorithm, call, call.problem.padded
+        make = algorithm.prepare_cost
+        self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem)
+
+    def of(self, tile: Tile) -> Cost:
+        """What one tile costs; one of several has margins of its own, is cast, and its result copied to its place."""
+        cost = self.algorithm.cost(here := part(self.problem, tile))
+        if tile == whole(self.problem):
             return cost
-        result = part(problem, tile).output_elements * problem.itemsize
-        return replace(cost, traffic=cost.traffic + 2 * result, workspace=cost.workspace + result)
+        dtypes, p = self.call.dtypes, self.call.problem
+        margins, cast = any(map(any, p.local.padding)), self.call.x.dtype != dtypes.total
+        image = here.image_elements * here.itemsize * (margins + cast)
+        made = self.algorithm.write is None or dtypes.result != dtypes.total
+        result = here.output_elements * here.itemsize * made
+        workspace = cost.workspace + image + result * (1 + (dtypes.result != dtypes.total))
+        rows = here.image_elements // here.padded_size[-1] // (here.channels if here.channels_last else 1)
+        return replace(
+            cost,
+            traffic=cost.traffic + 2 * (image + result),
+            workspace=workspace,
+            runs=cost.runs + rows * (margins + cast),
+            calls=cost.calls + 4 + 3 * margins,
+        )
 
-    once = Cost(traffic=0, runs=0, calls=0, workspace=0)
-    if algorithm.prepare_cost is not None:
-        once = algorithm.prepare_cost(problem)
-    all_at_once = algorithm.cost(problem)
-    if reason := _inadmissible(all_at_once, call, demands.accuracy):
-        yield replace(_refused(algorithm, call, reason), error=all_at_once.error)
-        return
+    def beside(self, tile: Tile) -> int:
+        """Bytes that no tile holds: the prepared kernel, and what the road needs."""
+        return self.once.kept + road_workspace(self.call, tile != whole(self.problem))
 
-    beside = once.kept + road_workspace(call)
-    limit = math.inf if demands.max_workspace is None else demands.max_workspace - beside
-    ways = [(whole(problem), 1)]
-    if target.tiled:
-        wanted = target.tile_bytes(max(once.kept, problem.kernel_elements * problem.itemsize))
-        comfortable = max(target.rates.most - once.kept, target.rates.most // 2)
-        for workers in sorted({1, target.workers}):
 
-            def held(tile: Tile, workers: int = workers) -> float:
+def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Tile, int]]:
+    """The tiles worth a thought, each with a number of workers: the whole image, and what suits caches and memory."""
+    problem, rates = costs.problem, target.rates
+    all_of_it = whole(problem)
+    ways = [(all_of_it, 1)]
+    if not target.tiled:
+        return ways
+    limit = _limit(demands) - costs.beside(Tile(0, 0))
+    wanted = target.tile_bytes(max(costs.once.kept, problem.kernel_elements * problem.itemsize))
+    comfortable = max(rates.most - costs.once.kept, rates.most // 2)
+    for workers in sorted({1, target.workers}):
+        for turns in (1,) if workers == 1 else (1, 4):
+
+            def held(tile: Tile, workers: int = workers, least: int = workers * turns) -> float:
                 """Bytes of all workers' tiles, or none where there are too few tiles for them."""
-                return workers * cost_of(tile).workspace if count(problem, tile) >= workers else math.inf
+                return workers * costs.of(tile).workspace if count(problem, tile) >= least else math.inf
 
             most = min(workers * wanted, comfortable, limit)
-            ways.append((cut(problem, held, most, all_at_once.grain), workers))
-        if all_at_once.workspace > comfortable:
-            del ways[0]  # however quick it would be
-    for tile, workers in dict.fromkeys(ways):
-        cost, tiles = cost_of(tile), count(problem, tile)
-        workspace = max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
-        alone = workers == 1
-        turns = -(-tiles // workers)
-        waiting = (
-            0.0 if alone else pool.SECONDS + (tiles - turns) * cost.calls * target.call_seconds
-        )  # for Python itself
-        yield Candidate(
-            algorithm,
-            target.seconds(once, dtype, alone=True) + turns * target.seconds(cost, dtype, alone) + waiting,
-            flops=once.flops + tiles * cost.flops,
-            traffic=once.traffic + tiles * cost.traffic,
-            workspace=workspace + beside,
-            error=cost.error,
-            tile=tile,
-            workers=workers,
-            reason=None
-            if workspace <= limit
-            else f"needs {workspace + beside} bytes, more than max_workspace={demands.max_workspace}",
-        )
+            ways.append((cut(problem, held, most, costs.algorithm.cost(problem).grain), workers))
+    if costs.of(all_of_it).workspace + costs.beside(all_of_it) - costs.once.kept > comfortable and len({*ways}) > 1:
+        del ways[0]  # however quick it would be
+    return dict.fromkeys(ways)
+
+
+def _limit(demands: Demands) -> float:
+    return math.inf if demands.max_workspace is None else demands.max_workspace
+
+
+def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Target) -> Candidate:
+    """One way to run an algorithm, with its predicted cost."""
+    problem, once, cost = costs.problem, costs.once, costs.of(tile)
+    tiles, alone = count(problem, tile), workers == 1
+    turns = -(-tiles // workers)
+    # Threads are woken, and wait for Python itself.
+    waiting = 0.0 if alone else pool.SECONDS + (tiles - turns) * cost.calls * target.call_seconds
+    workspace = costs.beside(tile) + max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
+    return Candidate(
+        costs.algorithm,
+        target.seconds(once, problem.dtype, alone=True) + turns * target.seconds(cost, problem.dtype, alone) + waiting,
+        flops=once.flops + tiles * cost.flops,
+        traffic=once.traffic + tiles * cost.traffic,
+        workspace=workspace,
+        error=cost.error,
+        tile=tile,
+        workers=workers,
+        reason=None
+        if workspace <= _limit(demands)
+        else f"needs {workspace} bytes, more than max_workspace={demands.max_workspace}",
+    )
 
 
 def _variants(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> list[Candidate]:

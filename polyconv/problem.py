@@ -132,6 +132,11 @@ class ConvProblem:
         return slice(begin, end), (begin - start, stop - end)
 
     @cached_property
+    def local(self) -> ConvProblem:
+        """The same convolution of an image whose margins need no pixel from elsewhere: zeros may still be wanting."""
+        return self if self.padding_mode == "constant" else self.padded
+
+    @cached_property
     def padded(self) -> ConvProblem:
         """The same convolution of an image that already carries its padding."""
         return replace(self, size=self.padded_size, padding=((0, 0),) * self.ndim, padding_mode="constant")

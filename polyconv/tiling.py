@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from .algorithms import Algorithm
 from .arrays import Array, device
+from .dtypes import Dtypes
 from .pool import run_all
 from .problem import ConvProblem
 
@@ -36,7 +37,8 @@ def whole(p: ConvProblem) -> Tile:
 
 @lru_cache  # few tiles differ, and their problems remember what they have worked out
 def part(p: ConvProblem, tile: Tile) -> ConvProblem:
-    """The problem that ``tile`` poses; ``p`` carries its padding already."""
+    """The problem that ``tile`` poses once its margins are there."""
+    p = p.padded
     rows = p.window(0, 0, tile.rows)[0]
     return replace(p, batch=tile.images, size=(rows.stop - rows.start, *p.size[1:]))
 
@@ -64,21 +66,53 @@ def _intervals(extent: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def convolve(
-    algorithm: Algorithm, x: Array, kernel: Any, p: ConvProblem, tile: Tile, workers: int, xp: ModuleType
+    algorithm: Algorithm,
+    x: Array,
+    kernel: Any,
+    bias: Array | None,
+    p: ConvProblem,
+    tile: Tile,
+    workers: int,
+    dtypes: Dtypes,
+    xp: ModuleType,
 ) -> Array:
-    """Run ``algorithm`` tile by tile: ``x`` is ``(N, G, C, *size)``, the result ``(N, G, K, *output_size)``.
+    """Run ``algorithm`` tile by tile: ``x`` is ``(N, G, C, *size)``, what comes back ``(N, G, K, *output_size)``.
 
-    With several ``workers``, tiles are run on as many threads.
+    Zeros that ``p`` wants around the image are added to each tile, the ``bias``, ``(G, K, 1, ...)``, to its result,
+    and it is cast there to the dtype of the sums and back: nothing as large as the image is made but what
+    comes back. With several ``workers``, tiles are run on as many threads.
     """
-    order = p.memory_order
-    y = xp.empty(tuple(p.result_shape[axis] for axis in order), dtype=x.dtype, device=device(x))
-    y = xp.permute_dims(y, tuple(map(order.index, range(len(order)))))
+    order, (total, result) = p.memory_order, dtypes
+    new = partial(_in_order, order, device(x), xp)
+    y = new(xp.empty, p.result_shape, result)
+    write = algorithm.write if result == total else None
+
+    def padded(x: Array, margins: list[tuple[int, int]]) -> Array:
+        if x.dtype != total:
+            x = xp.astype(x, total)
+        if not any(map(any, margins)):
+            return x
+        space = x.shape[3:]
+        lengths = (low + n + high for n, (low, high) in zip(space, margins, strict=True))
+        wide = new(xp.zeros, (*x.shape[:3], *lengths), total)
+        wide[(..., *(slice(low, low + n) for n, (low, _) in zip(space, margins, strict=True)))] = x
+        return wide
 
     def run(images: tuple[int, int], outputs: tuple[int, int]) -> None:
         (first, last), (top, bottom) = images, outputs
-        rows, _ = p.window(0, top, bottom)
+        rows, margin = p.window(0, top, bottom)
         here = part(p, Tile(last - first, bottom - top))
-        y[first:last, :, :, top:bottom, ...] = algorithm.run(x[first:last, :, :, rows, ...], kernel, here, xp)
+        image = padded(x[first:last, :, :, rows, ...], [margin, *p.padding[1:]])
+        inside = (slice(first, last), slice(None), slice(None), slice(top, bottom), ...)
+        if write is not None:
+            write(image, kernel, here, xp, y[inside])
+            if bias is not None:
+                y[inside] += bias
+            return
+        found = algorithm.run(image, kernel, here, xp)
+        if bias is not None:
+            found += bias
+        y[inside] = found if result == total else xp.astype(found, result)
 
     tiles = product(_intervals(p.batch, tile.images), _intervals(p.output_size[0], tile.rows))
     if workers > 1:
@@ -87,3 +121,11 @@ def convolve(
         for corner in tiles:
             run(*corner)
     return y
+
+
+def _in_order(
+    order: tuple[int, ...], where: Any, xp: ModuleType, make: Any, shape: tuple[int, ...], dtype: Any
+) -> Array:
+    """A new array of ``shape`` that lies in memory in ``order``."""
+    made = make(tuple(shape[axis] for axis in order), dtype=dtype, device=where)
+    return xp.permute_dims(made, tuple(map(order.index, range(len(order)))))

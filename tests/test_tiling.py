@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -14,6 +16,7 @@ from strategies import Case, cases
 import polyconv as pc
 from polyconv import tiling
 from polyconv.algorithms import ALGORITHMS
+from polyconv.dtypes import Dtypes
 
 
 @st.composite
@@ -68,20 +71,29 @@ def test_the_cut_is_the_largest_by_halving_within_the_limit(p: pc.ConvProblem, l
 
 @given(problems(), st.integers(1, 7), st.integers(1, 9), st.integers(1, 3))
 def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int, workers: int) -> None:
-    p = p.padded
+    """Margins are added to tiles, and the bias; the dtype of the sums is what the algorithm sees."""
+    p = replace(p, dtype="float64")
     tile = tiling.Tile(min(images, p.batch), min(rows, p.output_size[0]))
     seen: list[pc.ConvProblem] = []
+    inside: list[int] = []
 
     def ones(x: np.ndarray, w: np.ndarray, q: pc.ConvProblem, xp: object) -> np.ndarray:
         assert x.shape == (q.batch, q.groups, q.channels, *q.size)
+        assert x.dtype == np.float64
+        inside.append(int(x.sum()))
         seen.append(q)
         assert w is kernel
         return np.ones((q.batch, q.groups, q.filters, *q.output_size))
 
     count_ones = pc.Algorithm("ones", ones, ALGORITHMS[0].cost, ALGORITHMS[0].reject)
-    x, kernel = np.zeros((p.batch, 1, 2, *p.size)), object()  # whatever an algorithm prepares
-    y = tiling.convolve(count_ones, x, kernel, p, tile, workers, np)
-    assert (y == 1).all()
+    x, kernel = np.ones((p.batch, 1, 2, *p.size), dtype=np.int8), object()  # whatever an algorithm prepares
+    bias = np.arange(3.0).reshape((1, 3) + (1,) * p.ndim)
+    dtypes = Dtypes(np.dtype(np.float64), np.dtype(np.float32))
+    y = tiling.convolve(count_ones, x, kernel, bias, p, tile, workers, dtypes, np)
+    assert y.dtype == np.float32
+    assert (y == 1 + bias).all()
+    if tile == tiling.whole(p):
+        assert sum(inside) == x[:, :, :, p.window(0, 0, p.output_size[0])[0]].size  # each pixel once, between zeros
     assert sum(q.output_elements for q in seen) == p.output_elements == y.size
     assert len(seen) == tiling.count(p, tile)
 

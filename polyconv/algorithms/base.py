@@ -78,6 +78,8 @@ class Algorithm:
         ``(N, G, C, *size)``; ``kernel`` is ``(G, K, C, *kernel)``, both of ``problem.dtype``, or what ``prepare``
         makes of it; ``y`` is ``(N, G, K, *output_size)``, a new array of the same dtype. No dimension is empty. The
         axes always stand in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
+    write
+        ``write(x, kernel, problem, xp, y)``: the same, into a ``y`` that is there; None where results come out new.
     cost
         ``cost(problem) -> Cost`` of one run. Looks at integers only, none of them zero.
     reject
@@ -101,6 +103,7 @@ class Algorithm:
     prepare: Callable[[Array, ConvProblem, ModuleType], Any] | None = None
     prepare_cost: Callable[[ConvProblem], Cost] | None = None
     detail: str = ""
+    write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
     variants: Callable[[ConvProblem], tuple[Algorithm, ...]] | None = None
 
 
