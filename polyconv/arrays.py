@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "Array",
     "ArraySpec",
     "Library",
+    "address",
     "blas_pools",
     "constant",
     "contiguous",
@@ -37,7 +39,12 @@ __all__ = [
     "dtype_in",
     "einsum",
     "epsilon",
+    "every",
     "is_accelerator",
+    "memory",
+    "new",
+    "offsets",
+    "padded_rows",
     "plain",
     "random",
     "ratios",
@@ -166,9 +173,9 @@ class Library:
 
     ``call_seconds`` is the time that one small array operation takes. ``wait`` returns once an array is computed.
     ``threads`` says whether operations of several threads at once pay: they leave the interpreter to others, and do
-    not keep every processor busy by themselves. ``in_place`` says whether results are written
-    in place, tile by tile say: not where arrays cannot be written to, nor where transformations of functions (``grad``,
-    ``vmap``) would not follow.
+    not keep every processor busy by themselves; ``compiled`` whether numba's code runs on its arrays. ``in_place`` says
+    whether results are written in place, tile by tile say: not where arrays cannot be written to, nor where
+    transformations of functions (``grad``, ``vmap``) would not follow.
     """
 
     name: str
@@ -179,9 +186,12 @@ class Library:
     contiguous: Callable[[Array], Array] = _as_it_is
     wait: Callable[[Array], object] = _as_it_is
     threads: bool = False
+    compiled: bool = False
 
 
-_NUMPY = Library("numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, threads=True)
+_NUMPY = Library(
+    "numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, threads=True, compiled=True
+)
 _CUPY = Library("cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous, _cupy_wait)
 _TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, _torch_contiguous, _torch_wait)
 _JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum, wait=_jax_wait)
@@ -257,6 +267,51 @@ def random(spec: ArraySpec) -> Array:
     rng, kind = np.random.default_rng(0), dtypes.kind(spec.dtype, spec.xp)
     values = rng.standard_normal(spec.shape) if kind >= 2 else rng.integers(0, 2 if kind == 0 else 100, spec.shape)
     return spec.xp.astype(constant(values, spec.xp, spec.device), spec.dtype)
+
+
+def new(
+    make: Callable[..., Array], shape: Sequence[int], order: Sequence[int], dtype: Any, where: Any, xp: ModuleType
+) -> Array:
+    """What ``make`` makes (``xp.empty``, say) of ``shape``, lying in memory in the ``order`` of its axes."""
+    made = make(tuple(shape[axis] for axis in order), dtype=dtype, device=where)
+    return xp.permute_dims(made, tuple(map(order.index, range(len(order)))))
+
+
+def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A NumPy array as compiled loops take it, and its strides in elements; itself, unless it must be copied.
+
+    It must where it runs backwards, is not aligned, or has other elements between those of its ``inner`` axis.
+    """
+    item, strides = x.itemsize, x.strides
+    apart = inner is not None and strides[inner] != item and x.shape[inner] > 1
+    if apart or not x.flags.aligned or min(strides, default=0) < 0:
+        order = sorted(range(x.ndim), key=lambda axis: (inner in (axis, axis - x.ndim), -abs(strides[axis])))
+        x = np.ascontiguousarray(x.transpose(order)).transpose(tuple(map(order.index, range(x.ndim))))
+    return x, tuple(stride // item for stride in x.strides)
+
+
+def address(x: np.ndarray) -> int:
+    """Where the first element of a NumPy array is; the caller keeps the array alive."""
+    return int(x.ctypes.data)
+
+
+def padded_rows(rows: Sequence[Array], xp: ModuleType) -> Array:
+    """Tables of offsets of several lengths as the rows of one, filled up with zeros."""
+    longest = max(row.shape[0] for row in rows)
+    return xp.stack([xp.concat([row, xp.zeros(longest - row.shape[0], dtype=row.dtype)]) for row in rows])
+
+
+def every(number: int, step: int) -> Sequence[int]:
+    """``number`` offsets that are ``step`` apart, from zero on."""
+    return range(0, number * step, step) if step else (0,) * number
+
+
+def offsets(axes: tuple[Sequence[int], ...], xp: ModuleType) -> Array:
+    """Where the elements of a grid lie, flat and as int64: the sum of one offset of each axis, the last fastest."""
+    total = xp.zeros(1, dtype=xp.int64)
+    for axis in axes:
+        total = xp.reshape(total[:, None] + xp.asarray(axis, dtype=xp.int64), (-1,))
+    return total
 
 
 def written_in_place(x: Array) -> bool:
@@ -397,6 +452,22 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+@lru_cache(maxsize=1)
+def uncompiled() -> str | None:
+    """Why numba cannot compile here, to be read after an algorithm's name; None where it can."""
+    import importlib.util
+
+    wanted = "needs numba 0.62 or later, pip install 'polyconv[numba]'"
+    if importlib.util.find_spec("numba") is None:
+        return f"{wanted}, which is not installed"
+    found = versions().get("numba", "0")
+    if tuple(map(int, found.split(".")[:2])) < (0, 62):
+        return f"{wanted}, and this is {found}"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return "needs numba, which NUMBA_DISABLE_JIT keeps from compiling"
+    return None
 
 
 def devices() -> dict[str, Sequence[str]]:

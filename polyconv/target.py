@@ -20,14 +20,17 @@ class Rates:
     """What a kind of device sustains per second, a processor in one thread, and what memory suits it, in bytes.
 
     ``macs`` are the products inside a matrix product, by dtype, and ``other_macs`` those of dtypes that BLAS does
-    not take; ``fft`` is the arithmetic of Fourier transforms, by dtype; ``traffic`` is bytes moved, ``runs`` inner
-    loops started, and ``fresh`` bytes of large workspaces, which the system hands out page by page; ``crowded`` is the
-    share of those three that is left to each of several workers. ``tile`` is the workspace of one tile, about what a
-    cache holds, and ``most`` that past which a problem is cut, whatever the time.
+    not take; ``loops`` are those of compiled loops, by dtype, and ``other_loops`` of other dtypes; ``fft`` is the
+    arithmetic of Fourier transforms, by dtype; ``traffic`` is bytes moved, ``runs`` inner loops started, and ``fresh``
+    bytes of large workspaces, which the system hands out page by page; ``crowded`` is the share of those three that is
+    left to each of several workers. ``tile`` is the workspace of one tile, about what a cache holds, and ``most`` that
+    past which a problem is cut, whatever the time.
     """
 
     macs: dict[str, float]
     other_macs: float
+    loops: dict[str, float]
+    other_loops: float
     fft: dict[str, float]
     traffic: float
     runs: float
@@ -40,6 +43,8 @@ class Rates:
 _PROCESSOR = Rates(
     macs={"float32": 7.7e10, "float64": 3.3e10, "complex64": 1.9e10, "complex128": 8e9},
     other_macs=1.2e9,
+    loops={"float32": 9e10, "float64": 4.2e10},
+    other_loops=4e9,
     fft={"float32": 1.1e10, "float64": 6.5e9, "complex64": 1.1e10, "complex128": 6.5e9},
     traffic=3.4e10,
     runs=3.6e8,
@@ -51,6 +56,8 @@ _PROCESSOR = Rates(
 _ACCELERATOR = Rates(
     macs={"float32": 2e13, "float64": 2e13, "complex64": 5e12, "complex128": 5e12},
     other_macs=1e12,
+    loops={},
+    other_loops=1e12,
     fft={"float32": 2e12, "float64": 1e12, "complex64": 2e12, "complex128": 1e12},
     traffic=2e12,
     runs=1e12,
@@ -66,14 +73,16 @@ _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without
 class Target:
     """The library and device of a call's arrays: what a plan knows of the world beside the problem.
 
-    ``tiled`` says whether the library's arrays can be filled tile by tile, ``fft`` whether it has Fourier transforms,
-    and ``workers`` how many threads tiles may be run on; ``cores`` is how many the library uses by itself.
+    ``uncompiled`` says why compiled loops cannot run there, if they cannot. ``tiled`` says whether the library's arrays
+    can be filled tile by tile, ``fft`` whether it has Fourier transforms, and ``workers`` how many threads tiles may be
+    run on; ``cores`` is how many the library uses by itself.
     """
 
     library: str
     device: str
     call_seconds: float
     accelerator: bool
+    uncompiled: str | None
     tiled: bool
     fft: bool
     workers: int
@@ -89,6 +98,7 @@ class Target:
             device="any device" if spec.device is None else str(spec.device),
             call_seconds=library.call_seconds,
             accelerator=accelerator,
+            uncompiled=arrays.uncompiled() if library.compiled else "is compiled for NumPy's arrays alone",
             tiled=library.in_place,
             fft=hasattr(spec.xp, "fft"),
             workers=(workers or arrays.threads()) if library.threads else 1,
@@ -115,6 +125,8 @@ class Target:
         rates = self.rates
         cores = self.cores if alone else 1
         products = cost.matmul_macs / (rates.macs.get(dtype, rates.other_macs) * (cores if dtype in rates.macs else 1))
+        loops = cost.loop_slots / rates.loops.get(dtype, rates.other_loops)
         transforms = cost.fft_flops / rates.fft.get(dtype, rates.other_macs)
         memory = cost.traffic / rates.traffic + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
-        return cost.calls * self.call_seconds + products + transforms + memory / (1.0 if alone else rates.crowded)
+        crowded = 1.0 if alone else rates.crowded
+        return cost.calls * self.call_seconds + products + loops + transforms + memory / crowded

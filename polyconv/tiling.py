@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .algorithms import Algorithm
-from .arrays import Array, device
+from .arrays import Array, device, new
 from .dtypes import Dtypes
 from .pool import run_all
 from .problem import ConvProblem
@@ -83,8 +83,8 @@ def convolve(
     comes back. With several ``workers``, tiles are run on as many threads.
     """
     order, (total, result) = p.memory_order, dtypes
-    new = partial(_in_order, order, device(x), xp)
-    y = new(xp.empty, p.result_shape, result)
+    where = device(x)
+    y = new(xp.empty, p.result_shape, order, result, where, xp)
     write = algorithm.write if result == total else None
 
     def padded(x: Array, margins: list[tuple[int, int]]) -> Array:
@@ -94,7 +94,7 @@ def convolve(
             return x
         space = x.shape[3:]
         lengths = (low + n + high for n, (low, high) in zip(space, margins, strict=True))
-        wide = new(xp.zeros, (*x.shape[:3], *lengths), total)
+        wide = new(xp.zeros, (*x.shape[:3], *lengths), order, total, where, xp)
         wide[(..., *(slice(low, low + n) for n, (low, _) in zip(space, margins, strict=True)))] = x
         return wide
 
@@ -121,11 +121,3 @@ def convolve(
         for corner in tiles:
             run(*corner)
     return y
-
-
-def _in_order(
-    order: tuple[int, ...], where: Any, xp: ModuleType, make: Any, shape: tuple[int, ...], dtype: Any
-) -> Array:
-    """A new array of ``shape`` that lies in memory in ``order``."""
-    made = make(tuple(shape[axis] for axis in order), dtype=dtype, device=where)
-    return xp.permute_dims(made, tuple(map(order.index, range(len(order)))))

@@ -11,6 +11,7 @@ import numpy as np
 
 FLOATS = ("float32", "float64")
 COMPLEX = ("complex64", "complex128")
+COMPILED = ("direct",)  # what numba compiles, for NumPy's arrays alone
 SIGNED = ("int8", "int16", "int32", "int64")
 UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 

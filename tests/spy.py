@@ -32,10 +32,18 @@ def only(name: str) -> Iterator[list[Any]]:
             ran.append(problem)
             return algorithm.run(x, w, problem, xp)
 
+        def write(x: Any, w: Any, problem: Any, xp: Any, y: Any) -> None:
+            if algorithm.name != name:
+                raise WrongRoad(f"{algorithm.name} ran where {name} was asked for")
+            ran.append(problem)
+            algorithm.write(x, w, problem, xp, y)
+
         def variants(problem: Any) -> tuple[pc.Algorithm, ...]:
             return tuple(map(watched, algorithm.variants(problem)))
 
-        return dataclasses.replace(algorithm, run=run, variants=algorithm.variants and variants)
+        return dataclasses.replace(
+            algorithm, run=run, write=algorithm.write and write, variants=algorithm.variants and variants
+        )
 
     spied = tuple(map(watched, ALGORITHMS))
     make_plan.cache_clear()  # plans made before would evade the spy, and those made now would outlive it

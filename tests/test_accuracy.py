@@ -16,7 +16,7 @@ INDIRECT = ("winograd", "fft")
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 FAST: dict[str, Shapes] = {  # what "fast" picks for them in float64
     "winograd": ((2, 64, 56, 56), (64, 64, 3, 3)),
-    "fft": ((1, 1, 150, 150), (1, 1, 21, 21)),
+    "fft": ((1, 1, 600, 600), (1, 1, 81, 81)),
 }
 PROBLEMS: list[Shapes] = [
     *FAST.values(),
@@ -52,7 +52,7 @@ def test_strict_keeps_what_is_not_finite_in_its_windows(picked: str, value: floa
     x[0, 0, 30, 25] = value
     y = pc.conv2d(x, w, accuracy="strict")
     touched = np.zeros(y.shape, dtype=bool)
-    touched[0, :, 31 - k : 31, 26 - k : 26] = True
+    touched[0, :, max(31 - k, 0) : 31, max(26 - k, 0) : 26] = True
     np.testing.assert_array_equal(np.isfinite(y), ~touched)
     np.testing.assert_array_equal(y[~touched], clean[~touched])
     with np.errstate(invalid="ignore"):
@@ -96,7 +96,8 @@ def test_fast_admits_direct_summation_alone_for_halves() -> None:
         assert plan.algorithm not in INDIRECT
         reasons = {candidate.name: candidate.reason for candidate in plan.candidates}
         for name in INDIRECT:
-            assert reasons[name] == "accuracy='fast' admits direct summation alone for float16"
+            if (name, w[-1]) != ("winograd", 81):  # which has a reason of its own
+                assert reasons[name] == "accuracy='fast' admits direct summation alone for float16"
         requested = pc.plan(Shaped(x, "float32"), Shaped(w, "float32"), dtype="float16")
         assert requested.algorithm not in INDIRECT
 
@@ -128,7 +129,7 @@ def test_a_name_keeps_to_the_bound_where_a_variant_of_it_can() -> None:
     assert pc.plan(x, w, algorithm="winograd").chosen.error <= BOUNDS["float32"]
     x, w = (Shaped(shape, "float32") for shape in ((1, 64, 42, 42), (64, 64, 9, 9)))
     plan = pc.plan(x, w, algorithm="winograd")
-    assert plan.chosen.algorithm.detail == "m=2"  # the most accurate, where none can
+    assert plan.chosen.algorithm.detail.startswith("m=2")  # the most accurate, where none can
     assert plan.chosen.error > BOUNDS["float32"]
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from backends import COMPLEX, FLOATS, SIGNED, Backend
+from backends import COMPILED, COMPLEX, FLOATS, SIGNED, Backend
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from spy import WrongRoad, only
@@ -59,13 +59,17 @@ def passes_range(case: Case) -> bool:
     return (case.terms - 1) * room * largest(case.x.dtype) * largest(case.w.dtype) >= 2**63
 
 
-def refusal(case: Case, algorithm: str) -> str | None:
+def refusal(case: Case, xp: Backend, algorithm: str) -> str | None:
     """Why the algorithm does not take the case, said here independently of the library; None where it does."""
     integers = {case.x.dtype.kind, case.w.dtype.kind} <= {*"biu"}
     if algorithm == "pointwise" and not case.pointwise:
         return "pointwise takes kernels of one tap"
     if algorithm == "depthwise" and not case.depthwise:
         return "depthwise takes one input channel per group"
+    if algorithm in COMPILED and "numpy" not in xp.name:
+        return f"{algorithm} is compiled for NumPy's arrays alone"
+    if algorithm in COMPILED and "c" in case.x.dtype.kind + case.w.dtype.kind:
+        return f"{algorithm} is compiled for single and double precision and for integers, not for complex"
     if algorithm == "fft" and integers:
         return "fft is inexact, and sums of u?int64 are exact"
     if algorithm == "winograd" and not any(shares_pixels(*axis) for axis in case.axes):
@@ -77,7 +81,7 @@ def refusal(case: Case, algorithm: str) -> str | None:
 
 def run_all(case: Case, xp: Backend, check: object) -> None:
     for algorithm in ALGORITHMS:
-        if (reason := refusal(case, algorithm)) is None:
+        if (reason := refusal(case, xp, algorithm)) is None:
             y, beyond = call(case, xp, algorithm)
             check(y, algorithm, beyond)  # type: ignore[operator]
         else:
@@ -198,6 +202,8 @@ def test_integer_images_take_the_dtype_of_a_floating_kernel(xp: Backend) -> None
 def test_empty_dimensions(library: Backend, algorithm: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:
     if algorithm == "depthwise" and x[1] == 0:
         pytest.skip("depthwise takes one channel")
+    if algorithm in COMPILED and library.name != "numpy":
+        pytest.skip("compiled for NumPy's arrays alone")
     if algorithm == "winograd":
         x, w = (*x[:3], x[3] + 1), (*w[:3], w[3] + 1)  # a kernel of one tap has nothing to save
     image, kernel = np.ones(x, dtype=np.float32), np.ones(w, dtype=np.float32)

@@ -178,8 +178,8 @@ def test_auto_runs_what_the_plan_says() -> None:
     [
         ((4, 256, 28, 28), (64, 256, 1, 1), {}, "pointwise"),
         ((4, 28, 28, 256), (1, 1, 256, 64), {"layout": "NHWC"}, "pointwise"),
-        ((8, 28, 28, 256), (3, 3, 1, 256), {"groups": 256, "layout": "NHWC"}, "depthwise"),
-        ((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC"}, "im2col"),
+        ((8, 28, 28, 256), (3, 3, 1, 256), {"groups": 256, "layout": "NHWC"}, "direct"),
+        ((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC"}, "direct"),
     ],
 )
 def test_auto_on_clear_cases(x: Any, w: Any, keywords: Any, best: str) -> None:

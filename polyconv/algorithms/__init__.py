@@ -6,6 +6,7 @@ To add one, write its module and add its row here; tests, benchmarks, examples a
 from __future__ import annotations
 
 from .base import Algorithm, Cost
+from .direct import DIRECT
 from .fft import FFT, OVERLAP_SAVE
 from .im2col import IM2COL
 from .naive import NAIVE, PATCH
@@ -26,6 +27,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     IM2COL,
     POINTWISE,
     DEPTHWISE,
+    DIRECT,
     OVERLAP_SAVE,
     WINOGRAD,
 )

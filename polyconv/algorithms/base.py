@@ -24,10 +24,12 @@ class Cost:
     ----------
     matmul_macs
         Multiply-accumulate operations done inside matrix products.
+    loop_slots
+        Multiply-adds that compiled loops could do in their time, in one thread: all lanes of all vectors, used or not.
     fft_flops
         Arithmetic done inside Fourier transforms, as real operations.
     other_flops
-        Arithmetic done elsewhere, whose time is that of its ``traffic``.
+        Arithmetic done elsewhere, whose time is that of its ``traffic`` or of its ``loop_slots``.
     traffic
         Bytes that array operations outside the matrix products read and write, and that the products read.
     runs
@@ -52,6 +54,7 @@ class Cost:
     calls: int
     workspace: int
     matmul_macs: int = 0
+    loop_slots: int = 0
     fft_flops: int = 0
     other_flops: int = 0
     kept: int = 0

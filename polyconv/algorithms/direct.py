@@ -1,0 +1,242 @@
+"""Direct convolution: the nested loops of the definition, compiled, with the result in registers.
+
+Zhang, Franchetti & Low, "High performance zero-memory overhead direct convolutions" (arXiv:1809.10170), by way of the
+indirect convolution of :mod:`polyconv.compiled.microkernel`. The loops run in whichever order reads and writes memory
+along its grain, so neither layout is transposed; only where space is innermost and windows do not lie side by side
+are some unrolled, a few at a time, into a panel that stays in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..arrays import Array, address, every, memory, new, offsets
+from ..problem import ConvProblem
+from ..rounding import direct
+from .base import Algorithm, Cost
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+__all__ = ["DIRECT"]
+
+_DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
+_NEAR = 256  # positions at a time, whose windows stay in cache
+_MANY = 16  # filters that are worth a panel
+_SOME, _TALL = 9, 14  # rows of a block: where each needs an address of its own, and at most
+_ENDLESS = 840  # rows or vectors, where there are so many that the last block does not matter
+_REGISTERS, _VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
+
+
+class _Block(NamedTuple):
+    """What the micro-kernel holds in registers: ``rows`` by ``vectors``."""
+
+    rows: int
+    vectors: int
+
+
+@lru_cache
+def block(rows: int, vectors: int, across: int, each: int, registers: int, highest: int) -> tuple[_Block, float]:
+    """The best block for a result of ``rows`` by ``vectors``, and the cycles that one tap of all of it takes.
+
+    In a cycle a processor multiplies two vectors and loads two. For each vector of a block ``across`` loads are done
+    (two where it lies across lines of the cache), and for each row ``each``, or for each vector of each row where that
+    is two; they are not quite hidden. Rows that lie anywhere in memory need a register each for their addresses, of
+    which there are enough for ``highest``. A product takes four cycles until another can be added to it.
+    """
+    best, least = _Block(1, 1), float("inf")
+    for wide in range(1, registers):
+        for high in range(1, registers):
+            if high * wide + wide + 1 > registers or high > (highest if wide > 1 else _TALL):
+                break
+            loads = across * wide + (high if each == 1 else each * high * wide)
+            number = -(-rows // high) * -(-vectors // wide)
+            cycles = number * (max(high * wide / 2, loads / 2 + 0.5, 4.0) + loads / 8)
+            if cycles < least:
+                best, least = _Block(high, wide), cycles
+    return best, least
+
+
+def over(p: ConvProblem) -> str:
+    """What the vectors of the loops hold: filters, channels, positions in planes of their own, positions, or panels.
+
+    Panels are positions whose windows are unrolled first, which pays where they meet many filters.
+    """
+    one = p.channels == p.filters == 1
+    if p.channels_last and (p.groups > 1 or not one):
+        return "channels" if one else "filters"
+    if one:
+        return "planes"
+    return "positions" if p.output_size[-1] >= 16 and p.filters < _MANY else "panels"
+
+
+def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]:
+    """The block for a problem, and the cycles that it takes in all, if nothing else does."""
+    positions, kind, row = p.batch * p.positions, over(p), -(-p.output_size[-1] // lanes)
+    if kind == "filters":
+        found, cycles = block(_ENDLESS, -(-p.filters // lanes), 1, 1, registers, _SOME)
+        cycles *= positions / _ENDLESS * p.groups
+    elif kind == "channels":
+        found, cycles = block(_ENDLESS, -(-p.groups // lanes), 1, 2, registers, _SOME)
+        cycles *= positions / _ENDLESS
+    elif kind == "planes":
+        found, cycles = block(p.positions // p.output_size[-1], row, 0, 2, registers, _SOME)
+        cycles *= p.batch * p.groups
+    elif kind == "positions":
+        found, cycles = block(p.filters, row, 2, 1, registers, _TALL)
+        cycles *= positions // p.output_size[-1] * p.groups
+    else:
+        found, cycles = block(p.filters, _ENDLESS, 1, 1, registers, _TALL)
+        cycles = (
+            (cycles / _ENDLESS + 4.0) * positions / lanes * p.groups
+        )  # a vector is copied to the panel in about four
+    return found, cycles * p.channels * p.taps
+
+
+class Packed(NamedTuple):
+    """A kernel in the order in which the micro-kernel reads it.
+
+    ``w`` is flat, ``(G, panels, taps, width)``, or ``(taps, G)`` over channels and ``(G, taps)`` in planes of their
+    own; ``block`` was chosen with it, and has vectors ``width`` wide.
+    """
+
+    w: Array
+    block: _Block
+    width: int
+
+
+def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
+    from ..compiled import microkernel
+
+    lanes = microkernel.VECTOR_BYTES // p.itemsize
+    found, _ = _blocked(p, microkernel.REGISTERS, lanes)
+    taps, kind = range(3, 3 + p.ndim), over(p)
+    if kind in ("channels", "planes"):
+        flat = xp.reshape(xp.permute_dims(w, (*taps, 0, 1, 2) if kind == "channels" else (0, 1, 2, *taps)), (-1,))
+        return Packed(xp.asarray(flat, copy=True), found, found.vectors * lanes)
+    order = (0, *taps, 2, 1) if kind == "filters" else (0, 2, *taps, 1)
+    width = found.vectors * lanes if kind == "filters" else found.rows
+    panels = -(-p.filters // width)
+    columns = xp.reshape(xp.permute_dims(w, order), (p.groups, -1, p.filters))
+    packed = xp.zeros((p.groups, panels, columns.shape[1], width), dtype=w.dtype)
+    for panel in range(panels):
+        some = columns[:, :, panel * width : (panel + 1) * width]
+        packed[:, panel, :, : some.shape[2]] = some
+    return Packed(xp.reshape(packed, (-1,)), found, width if kind == "filters" else found.vectors * lanes)
+
+
+def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
+    """Every ``step``-th element of the last axis together: ``(..., W)`` -> ``(..., step, W / step, rounded up)``."""
+    last = x.shape[-1]
+    apart = xp.zeros((*x.shape[:-1], min(step, last), -(-last // step)), dtype=x.dtype)
+    for phase in range(apart.shape[-2]):
+        some = x[..., phase::step]
+        apart[..., phase, : some.shape[-1]] = some
+    return apart
+
+
+@lru_cache(maxsize=64)
+def _arguments(
+    p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, xp: ModuleType
+) -> tuple[Any, ...]:
+    """What the loops over a problem are told beside the arrays: tables of offsets, lengths and steps."""
+    kind, (first, *_), extent = over(p), p.output_size, p.output_size[-1]
+    depth = min(p.channels * p.taps, _DEPTH)
+    x_image, x_group, x_channel, *x_space = x_strides
+    y_image, y_group, y_filter, *y_space = y_strides
+    x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=False)]
+    y_steps = [every(n, s) for n, s in zip(p.output_size, y_space, strict=True)]
+    taps: list[Sequence[int]] = [every(n, step * s) for n, step, s in zip(p.kernel, p.dilation, x_space, strict=False)]
+    if len(x_space) > p.ndim:  # unzipped
+        ahead = [divmod(tap * p.dilation[-1], p.stride[-1]) for tap in range(p.kernel[-1])]
+        x_steps[-1], taps[-1] = every(extent, 1), tuple(n + phase * x_space[-2] for n, phase in ahead)
+
+    def table(*axes: Sequence[int]) -> Array:
+        return offsets(axes, xp)
+
+    if kind in ("channels", "filters"):
+        row = p.positions // first
+        if p.positions <= _NEAR:  # a strip is some images, else some rows of one
+            some = min(p.batch, max(1, _NEAR // p.positions))
+            x_starts, y_starts = table(every(some, x_image), *x_steps), table(every(some, y_image), *y_steps)
+            strips = (1, 0, 0, p.batch * p.positions, some * x_image, some * y_image)
+        else:
+            some = max(1, _NEAR // row)
+            x_starts, y_starts = table(x_steps[0][:some], *x_steps[1:]), table(y_steps[0][:some], *y_steps[1:])
+            strips = (p.batch, x_image, y_image, p.positions, some * p.stride[0] * x_space[0], some * y_space[0])
+        if kind == "channels":
+            return x_starts, table(*taps), y_starts, strips, width, p.groups
+        x_taps = table(*taps, every(p.channels, x_channel))
+        return depth, x_starts, x_taps, x_group, y_starts, strips, width, p.filters, p.groups
+    x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.batch, p.groups)
+    if kind == "planes":
+        return x_rows, table(*taps), x_image, x_group, y_rows, y_image, y_group, *lengths
+    x_taps, y_filters = table(every(p.channels, x_channel), *taps), table(every(p.filters, y_filter))
+    if kind == "positions":
+        return depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group, *lengths
+    return depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group, *lengths
+
+
+def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
+    """Convolve into ``y``, whose innermost axis in memory is contiguous."""
+    from ..compiled import loops
+
+    kind, (rows, vectors), width = over(p), kernel.block, kernel.width
+    if kind in ("panels", "planes", "positions") and p.stride[-1] > 1:
+        x = _unzip(x, p.stride[-1], xp)
+    pixels, x_strides = memory(x, {"filters": None, "channels": 1}.get(kind, -1))
+    result, y_strides = memory(y)
+    panel = [xp.empty(width * min(p.channels * p.taps, _DEPTH), dtype=x.dtype)] if kind == "panels" else []
+    run = getattr(loops, f"over_{kind}")
+    # An element's type and the lengths of two tuples choose the code.
+    code = (kernel.w[0], (0,) * rows, (0,) * vectors)
+    addresses = map(address, (pixels, kernel.w, result, *panel))
+    run(*code, *addresses, *_arguments(p, x_strides, y_strides, width, xp))
+
+
+def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:
+    """The loops of the definition around a micro-kernel, into a new array."""
+    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, None, xp)
+    _write(x, kernel, problem, xp, y)
+    return y
+
+
+# -- its cost ------------------------------------------------------------------------------------------------
+
+
+def _cost(p: ConvProblem) -> Cost:
+    lanes = _VECTOR_BYTES // p.itemsize
+    _, cycles = _blocked(p, _REGISTERS, lanes)
+    tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
+    panel = 0 if over(p) != "panels" else min(p.channels * p.taps, _DEPTH) * 64
+    # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
+    copied = 0 if over(p) == "filters" else p.image_elements + p.image_elements // p.size[-1] * p.stride[-1]
+    zipped = copied if over(p) not in ("filters", "channels") and p.stride[-1] > 1 else 0
+    return Cost(
+        other_flops=2 * p.macs,
+        loop_slots=int(2 * lanes * cycles),
+        traffic=(p.image_elements + p.output_elements + 2 * zipped) * p.itemsize,
+        runs=zipped // 4,
+        calls=30,
+        workspace=tables + (panel + copied + p.kernel_elements) * p.itemsize,
+        error=direct(p),
+    )
+
+
+def _prepare_cost(p: ConvProblem) -> Cost:
+    kept = p.kernel_elements * p.itemsize * 2
+    return Cost(traffic=3 * kept, runs=p.kernel_elements, calls=10, workspace=kept + kept // 2, kept=kept)
+
+
+def _reject(p: ConvProblem, target: Target) -> str | None:
+    if target.uncompiled:
+        return f"direct {target.uncompiled}"
+    if "complex" in p.dtype or (p.dtype not in ("float32", "float64") and "int" not in p.dtype):
+        return f"direct is compiled for single and double precision and for integers, not for {p.dtype}"
+    return None
+
+
+DIRECT = Algorithm("direct", _run, _cost, _reject, _prepare, _prepare_cost, write=_write)

@@ -1,0 +1,1 @@
+"""What numba compiles. Nothing here is imported before it is run, and without numba nothing here is missed."""

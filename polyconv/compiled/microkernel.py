@@ -1,0 +1,231 @@
+"""The micro-kernel: a small block of the result stays in registers while all that adds to it streams past.
+
+Every fast product ends in one (Goto & van de Geijn, "Anatomy of high-performance matrix multiplication" (2008); Van Zee
+& van de Geijn, "BLIS" (2015)). This one finds its operands through tables of offsets, so that the very same loop
+multiplies matrices, meets a kernel with an image whose windows are stored nowhere (Dukhan, "The indirect convolution
+algorithm", arXiv:1907.02129), and transforms the blocks of Winograd's method.
+
+A compiler left to itself finds no such loop in Python, so it is written in the compiler's own vectors. How many rows
+and vectors a block has is told by the types of two tuples; numba compiles one for each such pair when it is first met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "multiply_channels", "multiply_scaled"]
+
+_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
+VECTOR_BYTES = 64 if _WIDE else 32
+"""Bytes of a vector."""
+REGISTERS = 32 if _WIDE else 16
+"""How many vectors the processor holds at once."""
+
+_INT, _INDEX = ir.IntType(32), ir.IntType(64)
+
+
+class _Vectors:
+    """What a builder must know to load, store and multiply vectors of one dtype."""
+
+    def __init__(self, builder: Any, dtype: Any) -> None:
+        bits = dtype.bitwidth
+        self.builder, self.align, self.floating = builder, bits // 8, isinstance(dtype, types.Float)
+        self.lanes = 8 * VECTOR_BYTES // bits
+        element = ir.IntType(bits) if not self.floating else {32: ir.FloatType(), 64: ir.DoubleType()}[bits]
+        self.type, self.mask = ir.VectorType(element, self.lanes), ir.VectorType(ir.IntType(1), self.lanes)
+        self.zero = ir.Constant(self.type, None)
+        self.suffix = f"v{self.lanes}{'f' if self.floating else 'i'}{bits}"
+
+    def _call(self, name: str, result: Any, *args: Any) -> Any:
+        signature = ir.FunctionType(result, [a.type for a in args])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), args)
+
+    def _place(self, data: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(data, [offset]), self.type.as_pointer())
+
+    def splat(self, value: Any, like: Any = None) -> Any:
+        """A vector of one value."""
+        like = like or self.type
+        nothing = ir.Constant(like, ir.Undefined)
+        first = self.builder.insert_element(nothing, value, _INT(0))
+        return self.builder.shuffle_vector(
+            first, nothing, ir.Constant(ir.VectorType(_INT, self.lanes), [0] * self.lanes)
+        )
+
+    def first(self, number: Any) -> Any:
+        """The mask of the first lanes, ``number`` of them, or fewer or more than there are."""
+        wide = ir.VectorType(_INDEX, self.lanes)
+        return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
+
+    def load(self, data: Any, offset: Any, mask: Any) -> Any:
+        place = self._place(data, offset)
+        if mask is None:
+            return self.builder.load(place, align=self.align)
+        return self._call(f"llvm.masked.load.{self.suffix}.p0", self.type, place, _INT(self.align), mask, self.zero)
+
+    def store(self, vector: Any, data: Any, offset: Any, mask: Any) -> None:
+        place = self._place(data, offset)
+        if mask is None:
+            self.builder.store(vector, place, align=self.align)
+        else:
+            name = f"llvm.masked.store.{self.suffix}.p0"
+            self._call(name, ir.VoidType(), vector, place, _INT(self.align), mask)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        if self.floating:
+            return self._call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
+        return self.builder.add(self.builder.mul(a, b), c)
+
+
+def _micro_kernel(left_spreads: bool, right_spreads: bool) -> Any:
+    """The code of a micro-kernel; an operand that spreads has one number for all lanes."""
+
+    def typed(context: Any, element: Any, rows: Any, vectors: Any, *operands: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            v = _Vectors(builder, signature.args[0])
+
+            def data(which: int) -> Any:
+                return builder.inttoptr(args[which], v.type.element.as_pointer())
+
+            def table(which: int) -> Callable[[Any], Any]:
+                if isinstance(signature.args[which], types.Array):
+                    entries = context.make_array(signature.args[which])(context, builder, args[which]).data
+                    return lambda index: builder.load(builder.gep(entries, [index]))
+                return lambda index: builder.mul(
+                    index, context.cast(builder, args[which], signature.args[which], types.int64)
+                )
+
+            a_base, b_base, base, first, number, lanes, begin, end = (args[i] for i in (4, 8, 11, 13, 14, 15, 16, 17))
+            a, b, y = map(data, (3, 7, 10))
+            a_rows, a_steps, b_steps, y_rows = map(table, (5, 6, 9, 12))
+
+            def operand(array: Any, offset: Any, spreads: bool, masks: list[Any]) -> list[Any]:
+                if spreads:
+                    return [v.splat(builder.load(builder.gep(array, [offset])))] * len(masks)
+                return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
+
+            def ahead(offset: Any, vector: int) -> Any:
+                return builder.add(offset, _INDEX(vector * v.lanes))
+
+            wanted = [builder.icmp_signed("<", _INDEX(m), number) for m in range(len(rows))]
+            # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
+            which = [builder.add(first, builder.select(want, _INDEX(m), _INDEX(0))) for m, want in enumerate(wanted)]
+            y_start = [builder.add(base, y_rows(index)) for index in which]
+            if not isinstance(signature.args[5], types.Array):  # evenly spaced, and there for all
+                which = [builder.add(first, _INDEX(m)) for m in range(len(rows))]
+            a_start = [builder.add(a_base, a_rows(index)) for index in which]
+
+            def block(masks: list[Any]) -> None:
+                sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
+                with builder.if_else(builder.icmp_signed("==", begin, _INDEX(0)), likely=True) as (new, more):
+                    with new:
+                        for place in chain.from_iterable(sums):
+                            builder.store(v.zero, place)
+                    with more:
+                        for row, start in zip(sums, y_start, strict=True):
+                            for place, vector in zip(row, operand(y, start, False, masks), strict=True):
+                                builder.store(vector, place)
+                with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
+                    a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
+                    right = operand(b, b_start, right_spreads, masks)
+                    for row, start in zip(sums, a_start, strict=True):
+                        left = operand(a, builder.add(start, a_step), left_spreads, masks)
+                        for place, one, other in zip(row, left, right, strict=True):
+                            builder.store(v.multiply_add(one, other, builder.load(place)), place)
+                for want, row, start in zip(wanted, sums, y_start, strict=True):
+                    with builder.if_then(want, likely=True):
+                        for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
+                            v.store(builder.load(place), y, ahead(start, i), mask)
+
+            full = builder.icmp_signed(">=", lanes, _INDEX(len(vectors) * v.lanes))
+            with builder.if_else(full, likely=True) as (then, otherwise):
+                with then:
+                    block([None] * len(vectors))
+                with otherwise:
+                    block([v.first(builder.sub(lanes, _INDEX(i * v.lanes))) for i in range(len(vectors))])
+            return context.get_dummy_value()
+
+        return types.void(element, rows, vectors, *operands), build
+
+    return typed
+
+
+@intrinsic
+def multiply(
+    context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
+    begin, end,
+):  # fmt: skip
+    """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
+
+    For ``m < number`` and ``i < lanes``, and over ``t`` from ``begin`` to ``end - 1``::
+
+        y[y_base + y_rows[first + m] + i] = sum a[a_base + a_rows[first + m] + a_taps[t]] * b[b_base + b_taps[t] + i]
+
+    or, unless ``begin`` is zero, that much more than it was. ``a``, ``b`` and ``y`` are addresses, of numbers of one
+    type, that of ``element``, whose value is nothing; they are integers, so that no code is compiled twice for arrays
+    that differ in how many axes they have and whether they can be written to. ``rows`` and ``vectors`` are tuples whose lengths alone
+    matter: how many rows and vectors a block has at most. The
+    tables, ``*_rows`` and ``*_taps``, hold offsets in elements; an integer stands for the table of its multiples, and is
+    the faster. Where it is the rows', the loop needs one register for all their addresses, of which there are few.
+    """
+    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
+    return _micro_kernel(True, False)(context, element, rows, vectors, *operands)
+
+
+@intrinsic
+def multiply_channels(
+    context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
+    begin, end,
+):  # fmt: skip
+    """As :func:`multiply`, where ``a`` has vectors as well: ``a[a_base + a_rows[first + m] + a_taps[t] + i]``."""
+    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
+    return _micro_kernel(False, False)(context, element, rows, vectors, *operands)
+
+
+@intrinsic
+def multiply_scaled(
+    context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
+    begin, end,
+):  # fmt: skip
+    """As :func:`multiply_channels`, where ``b`` has one number for all lanes, ``b[b_base + b_taps[t]]``."""
+    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
+    return _micro_kernel(False, True)(context, element, rows, vectors, *operands)
+
+
+@intrinsic
+def copy(context, element, source, begin, target, start, number):
+    """``target[start + i] = source[begin + i]`` for ``i < number``, in vectors however few there are."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = _Vectors(builder, signature.args[0])
+        source, target = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (1, 3))
+        _, _, begin, _, start, number = args
+        with cgutils.for_range_slice(builder, _INDEX(0), number, _INDEX(v.lanes)) as (i, _):
+            mask = v.first(builder.sub(number, i))
+            v.store(v.load(source, builder.add(begin, i), mask), target, builder.add(start, i), mask)
+        return context.get_dummy_value()
+
+    return types.void(element, source, begin, target, start, number), build
+
+
+@intrinsic
+def gather(context, element, source, begin, step, target, start, number):
+    """``target[start + i] = source[begin + i * step]`` for ``i < number``."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = _Vectors(builder, signature.args[0]).type.element.as_pointer()
+        source, target = (builder.inttoptr(args[i], place) for i in (1, 4))
+        _, _, begin, step, _, start, number = args
+        with cgutils.for_range(builder, number) as loop:
+            value = builder.load(builder.gep(source, [builder.add(begin, builder.mul(loop.index, step))]))
+            builder.store(value, builder.gep(target, [builder.add(start, loop.index)]))
+        return context.get_dummy_value()
+
+    return types.void(element, source, begin, step, target, start, number), build
