@@ -15,15 +15,18 @@ from fractions import Fraction
 from functools import lru_cache, partial
 from itertools import product
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..arrays import Array, constant, device, ratios
+from ..arrays import Array, constant, device, new, ratios
 from ..problem import ConvProblem
 from ..rounding import roundoff, summed
-from . import phases
+from . import fused, phases
 from .base import Algorithm, Cost
 from .cook_toom import Matrix, Transforms, amplification, exact_points, integer_points, winograd_transforms
 from .overlap import assemble, blocks, gather
+
+if TYPE_CHECKING:
+    from ..target import Target
 
 __all__ = ["WINOGRAD", "Winograd"]
 
@@ -34,10 +37,14 @@ _TOGETHER = 128  # axes are transformed in one matrix product as long as their p
 
 
 class _Settings(NamedTuple):
-    """What one Winograd algorithm is: outputs per block, one number for all axes or one for each, and points."""
+    """What one Winograd algorithm is: outputs per block, one number for all axes or one for each, and points.
+
+    Where it is ``fused``, it runs in one compiled pass.
+    """
 
     m: int | tuple[int, ...]
     points: tuple[Fraction, ...] | None
+    fused: bool = False
 
     def along(self, p: ConvProblem) -> tuple[int, ...]:
         """Outputs of a block along each axis of a problem in phases; an axis without taps is left as it is."""
@@ -351,9 +358,73 @@ def _reject(settings: _Settings, problem: ConvProblem, target: object) -> str | 
     return None
 
 
+# -- the same, fused -----------------------------------------------------------------------------------------
+
+
+def _fused_reject(settings: _Settings, problem: ConvProblem, target: Target) -> str | None:
+    if target.uncompiled:
+        return f"fused winograd {target.uncompiled}"
+    if problem.dtype not in ("float32", "float64"):
+        return f"fused winograd is compiled for single and double precision, not for {problem.dtype}"
+    if any(step != 1 for step in problem.stride):
+        return "fused winograd takes no strides"
+    return _reject(settings, problem, target)
+
+
+def _fused_prepare(settings: _Settings, w: Array, problem: ConvProblem, xp: ModuleType) -> fused.Panels:
+    m = settings.along(problem)
+    each = [_matrices((step,), (r,), settings.points, problem.dtype) for step, r in zip(m, problem.kernel, strict=True)]
+    matrices = tuple([transforms[which][0] for transforms in each] for which in range(3))
+    return fused.prepare(w, matrices, problem, m, xp)
+
+
+def _fused_write(
+    settings: _Settings, x: Array, kernel: fused.Panels, problem: ConvProblem, xp: ModuleType, y: Array
+) -> None:
+    fused.write(x, kernel, problem, settings.along(problem), xp, y)
+
+
+def _fused_run(settings: _Settings, x: Array, kernel: fused.Panels, problem: ConvProblem, xp: ModuleType) -> Array:
+    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, None, xp)
+    _fused_write(settings, x, kernel, problem, xp, y)
+    return y
+
+
+def _fused_cost(settings: _Settings, problem: ConvProblem) -> Cost:
+    p = replace(problem, dilation=(1,) * problem.ndim)
+    error = roundoff(p.dtype) * summed(p.channels, 2.6) * _design(settings, p).amplification
+    m = settings.along(problem)
+    return replace(fused.cost(problem, m), error=error, spreads=True, grain=m[0] * problem.dilation[0])
+
+
+def _fused_prepare_cost(settings: _Settings, problem: ConvProblem) -> Cost:
+    p = replace(problem, dilation=(1,) * problem.ndim)
+    kept, item = fused.kept(problem, settings.along(problem)), problem.itemsize
+    return Cost(
+        other_flops=2 * _transform_macs(_design(settings, p).G, p.kernel_elements),
+        traffic=(4 * p.kernel_elements + 2 * kept) * item,
+        runs=p.kernel_elements // 4 + kept // 64,
+        calls=30,
+        workspace=(2 * p.kernel_elements + kept) * item,
+        kept=kept * item,
+    )
+
+
 @lru_cache
 def _winograd(settings: _Settings) -> Algorithm:
     m = settings.m
+    detail = f"m={m}" if isinstance(m, int) else f"m={'x'.join(map(str, m))}"
+    if settings.fused:
+        return Algorithm(
+            "winograd",
+            run=partial(_fused_run, settings),
+            cost=partial(_fused_cost, settings),
+            reject=partial(_fused_reject, settings),
+            prepare=partial(_fused_prepare, settings),
+            prepare_cost=partial(_fused_prepare_cost, settings),
+            detail=f"{detail}, fused",
+            write=partial(_fused_write, settings),
+        )
     return Algorithm(
         "winograd",
         run=partial(_run, settings),
@@ -361,12 +432,14 @@ def _winograd(settings: _Settings) -> Algorithm:
         reject=partial(_reject, settings),
         prepare=partial(_prepare, settings),
         prepare_cost=partial(_prepare_cost, settings),
-        detail=f"m={m}" if isinstance(m, int) else f"m={'x'.join(map(str, m))}",
+        detail=detail,
     )
 
 
 def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
-    m: int | tuple[int, ...] = 4, points: Iterable[int | float | str | Fraction] | None = None
+    m: int | tuple[int, ...] = 4,
+    points: Iterable[int | float | str | Fraction] | None = None,
+    fused: bool = False,
 ) -> Algorithm:
     """Winograd's method with blocks of ``m`` outputs, for ``algorithm=``.
 
@@ -377,6 +450,9 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
     points
         Where polynomials are evaluated beside infinity; the first ``m + r - 2`` are used along an axis of ``r`` taps.
         By default :func:`winograd_transforms`'s own, or 0, 1, -1, 2, -2, ... for integers.
+    fused
+        Whether blocks are gathered, transformed and multiplied in one pass that numba compiles, of images in NumPy's
+        arrays, rather than one array operation after the other.
 
     Raises
     ------
@@ -389,13 +465,14 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
     if points is not None:
         exact = exact_points(points)
         winograd_transforms(1, len(exact) + 1, exact)  # raises for points that are equal
-    return _winograd(_Settings(m if isinstance(m, int) else tuple(m), exact))
+    return _winograd(_Settings(m if isinstance(m, int) else tuple(m), exact, bool(fused)))
 
 
 def _variants(problem: ConvProblem) -> tuple[Algorithm, ...]:
     """Blocks of two to eight outputs along every axis, none of more than ten points; or of two outputs at least."""
     longest = max(phases.unit(problem).kernel)
-    return tuple(_winograd(_Settings(m, None)) for m in range(2, 9) if m == 2 or m + longest - 1 <= _MOST_POINTS)
+    sizes = [m for m in range(2, 9) if m == 2 or m + longest - 1 <= _MOST_POINTS]
+    return tuple(_winograd(_Settings(m, None, once)) for once in (False, True) for m in sizes)
 
 
 WINOGRAD = replace(_winograd(_Settings(4, None)), variants=_variants)

@@ -1,0 +1,289 @@
+"""Winograd's method in one pass over the image, compiled: no transformed image is ever stored as a whole.
+
+Blocks are gathered, transformed, multiplied and transformed back some dozens at a time, so that what one step leaves
+the next finds in cache (Jia, Zlateski, Durand & Li, "Optimizing N-dimensional, Winograd-based convolution for manycore
+CPUs", PPoPP 2018). Blocks of a dilated convolution are dilated themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+from types import ModuleType
+from typing import NamedTuple
+
+from ..arrays import Array, address, every, memory, new, offsets, padded_rows
+from ..padding import pad
+from ..problem import ConvProblem
+from .base import Cost
+from .direct import block
+
+__all__ = ["Panels", "cost", "kept", "prepare", "write"]
+
+_DEPTH = 128  # channels at a time
+_REGISTERS, _VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
+_LINE = 40  # cycles
+_BLOCK_BYTES = 3 * 2**18  # what blocks hold together before and after their product: about what a cache holds
+
+
+class Axis(NamedTuple):
+    """One axis cut into blocks: of ``outputs`` by ``inputs``, ``dilation`` apart."""
+
+    outputs: int
+    inputs: int
+    dilation: int
+    starts: tuple[int, ...]
+    inside: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How long the image must be that all blocks read it."""
+        return max(self.starts) + self.dilation * (self.inputs - 1) + 1
+
+
+@lru_cache
+def axis_of(outputs: int, m: int, r: int, dilation: int) -> Axis:
+    """An axis of ``outputs`` in all: each of its phases is cut for itself."""
+    starts, inside = [], []
+    for phase in range(min(dilation, outputs)):
+        left = -(-(outputs - phase) // dilation)
+        for first in range(0, left, m):
+            starts.append(phase + dilation * first)
+            inside.append(min(m, left - first))
+    return Axis(m, m + r - 1, dilation, tuple(starts), tuple(inside))
+
+
+def axes_of(p: ConvProblem, m: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Every axis of a problem without strides."""
+    return tuple(map(axis_of, p.output_size, m, p.kernel, p.dilation))
+
+
+class Panels(NamedTuple):
+    """The transformed kernel, ``(points, G, panels, C, width)``, flat, and how it is read."""
+
+    w: Array
+    block: tuple[int, int]
+    lanes: int
+    width: int
+    bt: Array
+    at: Array
+
+
+def shape(p: ConvProblem, m: tuple[int, ...], registers: int, lanes: int) -> tuple[tuple[int, int], int, float]:
+    """The product's block in registers, vectors that are transformed together, and cycles of one point's product.
+
+    The cycles are those of all channels and one block.
+    """
+    longest = max(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
+    wide = max(1, min(4, (registers - 2) // (longest + 1)))
+    found, each = block(840, -(-p.filters // lanes), 1, 1, registers, 6)
+    return found, wide, each / 840 * p.channels
+
+
+def prepare(
+    w: Array, matrices: tuple[Sequence[Array], ...], p: ConvProblem, m: tuple[int, ...], xp: ModuleType
+) -> Panels:
+    """What :func:`write` reads of a kernel ``(G, K, C, *kernel)``; ``matrices`` are AT, G and BT of each axis."""
+    from ..compiled import blocks, microkernel
+
+    lanes = microkernel.VECTOR_BYTES // p.itemsize
+    (rows, vectors), wide, _ = shape(p, m, microkernel.REGISTERS, lanes)
+    width = vectors * lanes
+    inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
+    points, panels = math.prod(inputs), -(-p.filters // width)
+    at, g, bt = (xp.concat([xp.reshape(matrix, (-1,)) for matrix in each]) for each in matrices)
+    packed = xp.zeros(points * p.groups * panels * p.channels * width, dtype=w.dtype)
+    weights, (w_group, _, w_channel, *w_space) = memory(w, 1)
+    one_point = p.groups * panels * p.channels * width
+    ways = _ways(inputs, w_space, [one_point * entry for entry in _apart(inputs)], width)
+    table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
+    scratch = xp.empty(points * width, dtype=w.dtype)
+    blocks.kernel_panels(
+        packed[0], (0,) * max(inputs), (0,) * vectors, address(g), table,
+        address(weights), w_group, w_channel, w_lines, address(packed), panel_lines,
+        address(scratch), width, p.channels, p.filters, p.groups,
+    )  # fmt: skip
+    return Panels(packed, (rows, vectors), wide * lanes, width, bt, at)
+
+
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """How far the entries of a block lie apart along each axis."""
+    return [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+
+
+class _Way(NamedTuple):
+    """How far entries lie apart, for every axis, where a transform of one axis reads and writes."""
+
+    source: Sequence[int]
+    target: Sequence[int]
+
+
+def _ways(sizes: Sequence[int], first: Sequence[int], last: Sequence[int], lanes: int) -> list[_Way]:
+    """The transforms of all axes in order: from what lies ``first`` apart by way of workspace to what does ``last``."""
+    within = [entry * lanes for entry in _apart(sizes)]
+    n = len(sizes)
+    return [_Way(within if axis else first, within if axis < n - 1 else last) for axis in range(n)]
+
+
+def _lines(
+    ways: Sequence[_Way], before: Sequence[int], after: Sequence[int], xp: ModuleType
+) -> tuple[Array, Array, Array]:
+    """What the loops are told of the transforms of a block whose axes are so long ``before`` and ``after``.
+
+    The table ``(axes, 6)`` of :func:`polyconv.compiled.blocks.winograd`, and where lines begin here and there.
+    """
+    rows, lines, place = [], [], 0
+    for axis, way in enumerate(ways):
+        lengths = [*after[:axis], *before[axis:]]
+        others = [b for b in range(len(ways)) if b != axis]
+        number = math.prod(lengths[b] for b in others)
+        rows.append((way.source[axis], way.target[axis], after[axis], before[axis], place, number))
+        place += after[axis] * before[axis]
+        lines.append([offsets(tuple(every(lengths[b], steps[b]) for b in others), xp) for steps in way])
+    sources, targets = zip(*lines, strict=True)
+    return xp.asarray(rows, dtype=xp.int64), padded_rows(sources, xp), padded_rows(targets, xp)
+
+
+def together(p: ConvProblem, points: int, blocks: int) -> int:
+    """Blocks between two transforms: as many as a cache holds, more where a large kernel is to be read for each."""
+    each = points * (p.channels + p.filters) * p.itemsize
+    kernel = points * p.channels * p.filters * p.itemsize
+    return max(1, min(blocks, (_BLOCK_BYTES + kernel // 4) // each, 256))
+
+
+class _Tables(NamedTuple):
+    """Everything that the loops are told beside the arrays, see :func:`polyconv.compiled.blocks.winograd`."""
+
+    x_blocks: Array
+    there: Array
+    x_lines: Array
+    image_lines: Array
+    y_blocks: Array
+    back: Array
+    product_lines: Array
+    y_lines: Array
+    last: Array
+    inside: Array
+
+
+@lru_cache(maxsize=64)
+def _tables(
+    p: ConvProblem, m: tuple[int, ...], x_strides: tuple[int, ...], y_strides: tuple[int, ...],
+    number: int, lanes: int, xp: ModuleType,
+) -> _Tables:  # fmt: skip
+    axes = axes_of(p, m)
+    inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
+    x_space, y_space = x_strides[3:], y_strides[3:]
+
+    def corners(space: tuple[int, ...]) -> Array:
+        return offsets(tuple(tuple(i * s for i in axis.starts) for axis, s in zip(axes, space, strict=True)), xp)
+
+    def table(rows: Sequence[Sequence[int]]) -> Array:
+        return xp.reshape(xp.asarray(rows, dtype=xp.int64), (len(rows), -1) if rows[0] else (len(rows), 0))
+
+    pixels, results = ([a.dilation * s for a, s in zip(axes, space, strict=True)] for space in (x_space, y_space))
+    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, p.filters))
+    return _Tables(
+        corners(x_space),
+        *_lines(_ways(inputs, pixels, image, lanes), inputs, inputs, xp),
+        corners(y_space),
+        *_lines(_ways(inputs, products, results, lanes), inputs, outputs, xp),
+        table([*product(*map(range, outputs[:-1]))]),
+        table([*product(*(axis.inside for axis in axes))]),
+    )
+
+
+def _channels_innermost(x: Array, p: ConvProblem, size: Sequence[int], xp: ModuleType) -> Array:
+    """``x`` with room for whole blocks, and channels innermost in memory; itself where it is so."""
+    order = (0, *range(3, 3 + p.ndim), 1, 2)
+    back = tuple(map(order.index, range(len(order))))
+    if p.channels_last:
+        margins = [(0, wanted - length) for wanted, length in zip(size, p.size, strict=True)]
+        return xp.permute_dims(pad(xp.permute_dims(x, order), [(0, 0), *margins, (0, 0), (0, 0)], "constant", xp), back)
+    wide = xp.zeros((p.batch, *size, p.groups, p.channels), dtype=x.dtype)
+    interleave(x, xp.permute_dims(wide, back)[(..., *map(slice, p.size))])
+    return xp.permute_dims(wide, back)
+
+
+def interleave(x: Array, y: Array) -> None:
+    """Copy between memory that has channels innermost and memory that has space so, ``(N, G, C, *size)`` both."""
+    from ..compiled import loops
+
+    source, x_strides = memory(x)
+    target, y_strides = memory(y)
+    loops.interleave(x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
+
+
+def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array) -> None:
+    """Convolve into ``y``; ``p`` has no strides."""
+    from ..compiled import blocks, microkernel
+
+    axes = axes_of(p, m)
+    x = _channels_innermost(x, p, [max(axis.size, size) for axis, size in zip(axes, p.size, strict=True)], xp)
+    made = y
+    if not p.channels_last:
+        made = new(xp.empty, y.shape, (0, *range(3, y.ndim), 1, 2), y.dtype, None, xp)
+    pixels, x_strides = memory(x, 2)
+    result, y_strides = memory(made)
+    inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
+    points = math.prod(inputs)
+    number = together(p, points, p.batch * math.prod(len(axis.starts) for axis in axes))
+    (rows, vectors), lanes = kernel.block, kernel.lanes
+    t = _tables(p, m, x_strides, y_strides, number, lanes, xp)
+    image = xp.empty((points * number + rows) * p.channels, dtype=x.dtype)
+    products = xp.empty(points * number * p.filters, dtype=x.dtype)
+    scratch = xp.empty(points * lanes, dtype=x.dtype)
+    blocks.winograd(
+        kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes * p.itemsize // microkernel.VECTOR_BYTES),
+        (0,) * rows, (0,) * vectors, _DEPTH, lanes, number,
+        p.batch, address(pixels), t.x_blocks, *x_strides[:2], address(kernel.bt), t.there, t.x_lines, t.image_lines,
+        address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
+        address(image), address(products), address(scratch),
+        address(result), t.y_blocks, *y_strides[:2], address(kernel.at), t.back, t.product_lines, t.y_lines,
+        t.last, t.inside,
+    )  # fmt: skip
+    if made is not y:
+        interleave(made, y)
+
+
+def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
+    """Elements of a prepared kernel: panels are filled up with zeros."""
+    lanes = _VECTOR_BYTES // p.itemsize
+    (_, vectors), *_ = shape(p, m, _REGISTERS, lanes)
+    width = vectors * lanes
+    points = math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
+    return points * p.groups * p.channels * -(-p.filters // width) * width
+
+
+def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
+    """What :func:`write` costs, but for its rounding error."""
+    axes, lanes = axes_of(p, m), _VECTOR_BYTES // p.itemsize
+    inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
+    number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
+    _, wide, product_cycles = shape(p, m, _REGISTERS, lanes)
+    # A line of a block and a stretch of channels: multiplications, and about thirty cycles besides.
+    there = sum(points // n * (n * n * wide / 2 + _LINE) for n in inputs)
+    back = sum(
+        math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) * (n * k * wide / 2 + _LINE)
+        for axis, (n, k) in enumerate(zip(inputs, outputs, strict=True))
+    )
+    stretches = [-(-channels // (wide * lanes)) for channels in (p.channels, p.filters)]
+    cycles = p.groups * number * (there * stretches[0] + back * stretches[1] + points * product_cycles)
+    multiplied = number * p.groups * points
+    some = together(p, points, number)
+    kernel = points * p.groups * p.channels * p.filters
+    size = p.batch * p.groups * p.channels * math.prod(max(axis.size, n) for axis, n in zip(axes, p.size, strict=True))
+    copied = 0 if p.channels_last and size == p.image_elements else size
+    turned = 0 if p.channels_last else p.output_elements
+    through = multiplied * (p.channels + p.filters) + kernel * (number // some)  # caches
+    return Cost(
+        loop_slots=int(2 * lanes * cycles),
+        other_flops=2 * multiplied * p.channels * p.filters,
+        traffic=(p.image_elements + p.output_elements + through + 2 * copied + 2 * turned) * p.itemsize,
+        runs=(copied + turned) // 4 if turned else copied // p.size[-1] // p.channels,
+        calls=30,
+        workspace=(points * some * (p.channels + p.filters) + 14 * p.channels + size + turned) * p.itemsize
+        + 8 * (number // p.batch) * (2 + p.ndim),
+    )

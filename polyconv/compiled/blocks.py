@@ -1,0 +1,123 @@
+"""Winograd's method block by block: gathered, transformed, multiplied and put in place while they are in cache.
+
+All three transforms' matrix products, small as they are, and the large one between them go through the same
+micro-kernel. Channels are innermost; arrays come flat, and offsets are in elements.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from .microkernel import multiply
+
+__all__ = ["kernel_panels", "winograd"]
+
+
+@njit(nogil=True, cache=True)
+def kernel_panels(
+    element, inputs, vectors, g, there, w, w_group, w_channel, w_lines, panels, panel_lines,
+    scratch, width, channels, filters, groups,
+):  # fmt: skip
+    """Transform the kernel of every channel and ``width`` filters at a time: what :func:`winograd` takes for ``w``.
+
+    ``there``, ``w_lines`` and ``panel_lines`` are as ``there``, ``x_lines`` and ``image_lines``; filters are innermost
+    in ``w``.
+    """
+    axes = len(there)
+    for group in range(groups):
+        for k in range(0, filters, width):
+            for c in range(channels):
+                source, place = w, group * w_group + c * w_channel + k
+                for axis in range(axes):
+                    target, end = scratch, 0
+                    if axis == axes - 1:
+                        target = panels
+                        end = ((group * -(-filters // width) + k // width) * channels + c) * width
+                    step, to, height, length, matrix, lines = there[axis]
+                    for line in range(lines):
+                        multiply(
+                            element, inputs, vectors, g, matrix, length, 1,
+                            source, place + w_lines[axis, line], step, target, end + panel_lines[axis, line], to,
+                            0, height, min(width, filters - k), 0, length,
+                        )  # fmt: skip
+                    source, place = scratch, 0
+
+
+@njit(nogil=True, cache=True)
+def winograd(
+    element, inputs, outputs, wide, rows, vectors, depth, lanes, together,
+    images, x, x_blocks, x_image, x_group, bt, there, x_lines, image_lines,
+    w, width, points, channels, filters, groups, image, products, scratch,
+    y, y_blocks, y_image, y_group, at, back, product_lines, y_lines, last, inside,
+):  # fmt: skip
+    """Convolve all blocks of ``images``, ``together`` at a time.
+
+    ``inputs`` and ``outputs`` are tuples as long as a block has of them along an axis at most, ``wide`` as it takes
+    vectors of ``lanes`` channels to transform; ``rows`` and ``vectors`` are the block of the product. ``x_blocks`` and
+    ``y_blocks`` say where the blocks of an image begin, ``inside``, ``(blocks, axes)``, how many of their outputs there are.
+
+    Lines are transformed axis by axis. ``x_lines`` and ``image_lines``, ``(axes, lines)``, say where they begin and
+    where they are put, and a row of ``there``, ``(axes, 6)``, how far their entries lie apart here and there, how many
+    go and come, where in ``bt`` the matrix is, and how many lines there are. ``back``, ``product_lines`` and
+    ``y_lines`` are the same for the way back; ``last``, ``(lines, axes - 1)``, are the coordinates of the lines of its
+    last axis.
+
+    ``w`` is ``(points, groups, panels, channels, width)``; ``image``, ``(points, together, channels)``, ``products``,
+    ``(points, together, filters)``, and ``scratch``, ``(points, lanes)``, are workspace.
+    """
+    axes, each = len(there), len(x_blocks)
+    blocks = images * each
+    panels = -(-filters // width)
+    for begin in range(0, blocks, together):
+        number = min(together, blocks - begin)
+        for group in range(groups):
+            for block in range(number):
+                one, which = divmod(begin + block, each)
+                for c in range(0, channels, lanes):
+                    source, place = x, one * x_image + x_blocks[which] + group * x_group + c
+                    for axis in range(axes):
+                        target, end = (image, block * channels + c) if axis == axes - 1 else (scratch, 0)
+                        step, to, height, length, matrix, lines = there[axis]
+                        for line in range(lines):
+                            multiply(
+                                element, inputs, wide, bt, matrix, length, 1,
+                                source, place + x_lines[axis, line], step, target, end + image_lines[axis, line], to,
+                                0, height, min(lanes, channels - c), 0, length,
+                            )  # fmt: skip
+                        source, place = scratch, 0
+            for point in range(points):
+                for panel in range(panels):
+                    k, place = panel * width, ((point * groups + group) * panels + panel) * channels * width
+                    for c in range(0, channels, depth):
+                        for block in range(0, number, len(rows)):
+                            multiply(
+                                element, rows, vectors, image, point * together * channels, channels, 1,
+                                w, place, width, products, point * together * filters + k, filters,
+                                block, min(len(rows), number - block), min(width, filters - k),
+                                c, min(c + depth, channels),
+                            )  # fmt: skip
+            for block in range(number):
+                one, which = divmod(begin + block, each)
+                for k in range(0, filters, lanes):
+                    source, place = products, block * filters + k
+                    for axis in range(axes):
+                        final = axis == axes - 1
+                        target, end = (
+                            (y, one * y_image + y_blocks[which] + group * y_group + k) if final else (scratch, 0)
+                        )
+                        step, to, height, length, matrix, lines = back[axis]
+                        if final:
+                            height = inside[which, axis]
+                        for line in range(lines):
+                            wanted = True
+                            if final:
+                                for other in range(axis):
+                                    wanted = wanted and last[line, other] < inside[which, other]
+                            if wanted:
+                                multiply(
+                                    element, outputs, wide, at, matrix, length, 1,
+                                    source, place + product_lines[axis, line], step,
+                                    target, end + y_lines[axis, line], to,
+                                    0, height, min(lanes, filters - k), 0, length,
+                                )  # fmt: skip
+                        source, place = scratch, 0

@@ -1,0 +1,285 @@
+"""Compiled loops: the micro-kernel against its definition, every order of loops, and a world without numba."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+from strategies import cases
+
+import polyconv as pc
+from polyconv import arrays
+from polyconv.algorithms import direct, fused
+from polyconv.compiled.microkernel import copy, gather, multiply, multiply_channels, multiply_scaled
+from polyconv.execution import road
+from polyconv.planning import make_plan
+from polyconv.tiling import Tile
+
+DTYPES = ("float32", "float64", "int32", "int64", "uint64")
+
+
+@njit
+def run_multiply(element, rows, vectors, *operands):
+    multiply(element, rows, vectors, *operands)
+
+
+@njit
+def run_channels(element, rows, vectors, *operands):
+    multiply_channels(element, rows, vectors, *operands)
+
+
+@njit
+def run_scaled(element, rows, vectors, *operands):
+    multiply_scaled(element, rows, vectors, *operands)
+
+
+@njit
+def run_copy(element, source, begin, target, start, number):
+    copy(element, source, begin, target, start, number)
+
+
+@njit
+def run_gather(element, source, begin, step, target, start, number):
+    gather(element, source, begin, step, target, start, number)
+
+
+def numbers(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
+    return rng.integers(0, 9, size).astype(dtype)  # sums of them are exact in every dtype
+
+
+@pytest.mark.parametrize("kernel", ["multiply", "channels", "scaled"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_micro_kernel_keeps_its_definition(kernel: str, dtype: str) -> None:
+    """Whole blocks and parts of blocks, from zero and on top of what is there; nothing else is written."""
+    run = {"multiply": run_multiply, "channels": run_channels, "scaled": run_scaled}[kernel]
+    rng = np.random.default_rng(0)
+    lanes = 64 // np.dtype(dtype).itemsize
+    for rows, vectors in ((1, 1), (3, 2), (6, 1)):
+        wide = vectors * lanes
+        for number, some, begin in product(range(1, rows + 1), (1, wide - 1, wide, wide + 3), (0, 2)):
+            taps, first = 5, 1
+            a, b, y = numbers(rng, 900, dtype), numbers(rng, 900, dtype), numbers(rng, 900, dtype)
+            a_rows, y_rows = (rng.permutation(8)[:7] * step for step in (11, 90))
+            a_taps, b_taps = (rng.integers(0, 300, taps) for _ in range(2))
+            expected = y.copy()
+            for m, i in product(range(number), range(min(some, wide))):
+                left = 7 + a_rows[first + m] + a_taps[begin:] + (i if kernel != "multiply" else 0)
+                right = 3 + b_taps[begin:] + (i if kernel != "scaled" else 0)
+                place = 5 + y_rows[first + m] + i
+                expected[place] = (a[left] * b[right]).sum() + (y[place] if begin else 0)
+            at = (arrays.address(a), 7, a_rows, a_taps, arrays.address(b), 3, b_taps, arrays.address(y), 5, y_rows)
+            run(a[0], (0,) * rows, (0,) * vectors, *at, first, number, some, begin, taps)
+            np.testing.assert_array_equal(y, expected)
+
+
+def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
+    rng = np.random.default_rng(0)
+    a, b = numbers(rng, 900, "float32"), numbers(rng, 900, "float32")
+    found = []
+    for tables in ((3, 5, 7, 40), tuple(np.arange(9) * step for step in (3, 5, 7, 40))):
+        y = np.zeros(400, dtype="float32")
+        a_rows, a_taps, b_taps, y_rows = tables
+        at = (arrays.address(a), 0, a_rows, a_taps, arrays.address(b), 0, b_taps, arrays.address(y), 0, y_rows)
+        run_multiply(a[0], (0,) * 4, (0,) * 2, *at, 1, 3, 20, 0, 6)
+        found.append(y)
+    np.testing.assert_array_equal(*found)
+    assert found[0].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copies_write_what_they_should_and_nothing_else(dtype: str) -> None:
+    source = np.arange(200).astype(dtype)
+    for number in (0, 1, 7, 16, 33):
+        target, apart = np.zeros(60, dtype), np.zeros(60, dtype)
+        run_copy(source[0], arrays.address(source), 5, arrays.address(target), 3, number)
+        run_gather(source[0], arrays.address(source), 5, 3, arrays.address(apart), 3, number)
+        np.testing.assert_array_equal(target, np.pad(source[5 : 5 + number], (3, 57 - number)))
+        np.testing.assert_array_equal(apart, np.pad(source[5 : 5 + 3 * number : 3], (3, 57 - number)))
+
+
+# Shapes that send direct convolution through each of its loops.
+SHAPES = {
+    "filters": ((2, 9, 11, 5), (3, 2, 5, 37), {"layout": "NHWC"}),
+    "filters, groups": ((2, 9, 11, 6), (3, 2, 2, 33), {"layout": "NHWC", "groups": 3}),
+    "channels": ((2, 9, 11, 21), (3, 2, 1, 21), {"layout": "NHWC", "groups": 21}),
+    "planes": ((2, 5, 9, 40), (5, 1, 3, 4), {"groups": 5}),
+    "positions": ((2, 3, 9, 70), (7, 3, 3, 4), {}),
+    "positions, groups": ((2, 6, 9, 40), (4, 3, 3, 4), {"groups": 2}),
+    "panels": ((2, 3, 9, 20), (33, 3, 3, 4), {}),
+    "panels, groups": ((2, 6, 9, 7), (8, 3, 3, 2), {"groups": 2}),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("name", SHAPES)
+def test_direct_in_every_order_of_loops(name: str, stride: int, dilation: int) -> None:
+    x_shape, w_shape, keywords = SHAPES[name]
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(-9, 9, x_shape), rng.integers(-9, 9, w_shape)
+    keywords = {**keywords, "stride": stride, "dilation": dilation, "padding": (1, 2)}
+    plan = pc.plan(x, w, algorithm="direct", **keywords)
+    if plan.call.problem.output_size[-1] > 16 or "positions" not in name:
+        assert direct.over(plan.call.problem.padded) == name.partition(",")[0]
+    letters, groups = keywords.get("layout", "NCHW"), keywords.get("groups", 1)
+    said = {"stride": (stride,) * 2, "dilation": (dilation,) * 2, "padding": ((1, 1), (2, 2)), "groups": groups}
+    kernel_layout = "HWIO" if letters == "NHWC" else "OIHW"
+    expected = reference.convolve(x, w, layout=letters, kernel_layout=kernel_layout, **said).astype("int64")
+    for dtype in ("int64", "float32", "float64"):
+        y = pc.conv(x.astype(dtype), w.astype(dtype), algorithm="direct", **keywords)
+        np.testing.assert_array_equal(y, expected)  # whole numbers this small are exact in all
+
+
+def test_long_sums_are_taken_in_parts() -> None:
+    """More taps than are taken at a time, more positions than stay near."""
+    rng = np.random.default_rng(0)
+    for layout, x_shape, w_shape in (
+        ("NHWC", (1, 25, 25, 50), (3, 3, 50, 20)),
+        ("NCHW", (1, 50, 25, 25), (20, 50, 3, 3)),
+    ):
+        x, w = rng.integers(-9, 9, x_shape).astype("float64"), rng.integers(-9, 9, w_shape).astype("float64")
+        y, expected = (pc.conv(x, w, layout=layout, algorithm=name) for name in ("direct", "im2col"))
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("make", [np.asfortranarray, lambda x: x[:, ::-1], lambda x: np.repeat(x, 2, -1)[..., ::2]])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_arrays_however_they_lie_in_memory(make, algorithm: str, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 16, 18, 20)), rng.standard_normal((3, 3, 20, 4))
+    w = w if layout == "NHWC" else np.ascontiguousarray(w[:, :, :16].transpose(3, 2, 0, 1))
+    y = pc.conv(make(x), make(w), layout=layout, algorithm=algorithm)
+    plain = pc.conv(np.ascontiguousarray(make(x)), np.ascontiguousarray(make(w)), layout=layout, algorithm="im2col")
+    np.testing.assert_allclose(y, plain, rtol=0, atol=1e-11)
+
+
+def test_arrays_that_are_not_aligned_or_not_to_be_written() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 4, 12, 20)), rng.standard_normal((20, 4, 3, 3))
+    crooked = np.frombuffer(b"-" + x.tobytes(), dtype="uint8")[1:].view("float64").reshape(x.shape)
+    assert not crooked.flags.aligned
+    assert not crooked.flags.writeable
+    for name in ("direct", "winograd"):
+        np.testing.assert_array_equal(pc.conv(crooked, w, algorithm=name), pc.conv(x, w, algorithm=name))
+
+
+# -- Winograd's method in one pass ---------------------------------------------------------------------------
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_fused_winograd_on_random_problems(data: st.DataObject) -> None:
+    """Against the definition, in whole numbers that leave nothing but the transforms' own rounding."""
+    case = data.draw(cases(dtypes=("int64",)))
+    m = data.draw(st.integers(2, 4))
+    x, w = case.x.astype("float64"), case.w.astype("float64")
+    bias = None if case.bias is None else case.bias.astype("float64")
+    try:
+        plan = pc.plan(x, w, algorithm=pc.Winograd(m, fused=True), **case.keywords)
+    except ValueError as error:
+        refusal = str(error)
+    else:
+        expected = case.expected().astype(float)
+        scale = 1 + np.abs(x).max(initial=0) * np.abs(w).max() * w.size
+        np.testing.assert_allclose(plan(x, w, bias), expected, rtol=0, atol=1e-10 * scale)
+        return
+    assert any(word in refusal for word in ("strides", "nothing to save"))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_fused_winograd_is_winograd(ndim: int, layout: str) -> None:
+    """Every number of axes, sizes that blocks do not divide, dilation and groups: as array operations have it."""
+    rng = np.random.default_rng(0)
+    space, taps = (29, 11, 8)[:ndim], (3, 2, 3)[:ndim]
+    letters = "DHW"[3 - ndim :]
+    for groups, dilation in product((1, 2), (1, 3)):
+        if layout == "NHWC":
+            x, w = rng.standard_normal((2, *space, 20)), rng.standard_normal((*taps, 20 // groups, 18))
+        else:
+            x, w = rng.standard_normal((2, 20, *space)), rng.standard_normal((18, 20 // groups, *taps))
+        keywords = {"groups": groups, "dilation": dilation, "padding": "same"}
+        keywords["layout"] = f"N{letters}C" if layout == "NHWC" else f"NC{letters}"
+        ways = [pc.Winograd(4, fused=fused) for fused in (False, True)]
+        expected, y = (pc.conv(x, w, algorithm=way, **keywords) for way in ways)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-11)
+        assert y.flags.c_contiguous
+
+
+def test_blocks_of_a_dilated_axis_cover_each_phase() -> None:
+    for outputs, m, r, dilation in product(range(1, 20), (1, 2, 4), (2, 3), (1, 2, 3, 7)):
+        axis = fused.axis_of(outputs, m, r, dilation)
+        covered = [
+            start + dilation * i for start, inside in zip(axis.starts, axis.inside, strict=True) for i in range(inside)
+        ]
+        assert sorted(covered) == list(range(outputs))
+
+
+def test_tiles_are_written_into_the_result() -> None:
+    x, w = np.ones((2, 40, 20, 8), dtype="float32"), np.ones((3, 3, 8, 32), dtype="float32")
+    for name in ("direct", "winograd"):
+        plan = pc.plan(x, w, layout="NHWC", algorithm=name, padding="same")
+        for tile in (Tile(1, 40), Tile(1, 8)):
+            laid = road(plan.call, plan.chosen.algorithm, tile, 2)
+            np.testing.assert_allclose(laid(x, *laid.prepare(w, None)), plan(x, w), rtol=1e-5)
+
+
+# -- without numba -------------------------------------------------------------------------------------------
+
+
+def test_without_numba_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "uncompiled", lambda: "needs numba, which is not here")
+    make_plan.cache_clear()
+    try:
+        x, w = np.ones((2, 60, 60, 64), dtype="float32"), np.ones((3, 3, 64, 64), dtype="float32")
+        plan = pc.plan(x, w, layout="NHWC")
+        reasons = {c.name: c.reason for c in plan.candidates}
+        assert reasons["direct"] == "direct needs numba, which is not here"
+        assert "fused" not in plan.chosen.algorithm.detail
+        np.testing.assert_allclose(plan(x, w), 576, rtol=1e-5)
+        x3, w3 = np.ones((8, 150, 150, 3), dtype="float32"), np.ones((3, 3, 3, 16), dtype="float32")
+        assert pc.plan(x3, w3, layout="NHWC").algorithm == "im2col"
+        x1, w1 = np.ones((8, 28, 28, 256), dtype="float32"), np.ones((3, 3, 1, 256), dtype="float32")
+        assert pc.plan(x1, w1, layout="NHWC", groups=256).algorithm == "depthwise"
+        with pytest.raises(ValueError, match="cannot run this problem: direct needs numba, which is not here"):
+            pc.conv(x, w, layout="NHWC", algorithm="direct")
+        with pytest.raises(ValueError, match="fused winograd needs numba"):
+            pc.conv(x, w, layout="NHWC", algorithm=pc.Winograd(4, fused=True))
+    finally:
+        make_plan.cache_clear()
+
+
+SCRIPT = """
+import sys, numpy as np, polyconv as pc
+x, w = np.ones((1, 3, 300, 300), "float32"), np.ones((16, 3, 3, 3), "float32")
+plan = pc.plan(x, w)
+reason = {c.name: c.reason for c in plan.candidates}["direct"]
+print(reason, plan.algorithm, float(plan(x, w).max()), "numba" in sys.modules)
+"""
+
+
+def test_numba_that_may_not_compile_is_left_alone() -> None:
+    """Nor is it imported before something runs that it has compiled."""
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("direct needs numba, which NUMBA_DISABLE_JIT keeps from compiling ")
+    assert run.stdout.split()[-2:] == ["27.0", "False"]
+
+
+def test_compiled_code_is_kept_on_disk(tmp_path: Path) -> None:
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
+    assert run.stdout.split() == ["None", "direct", "27.0", "True"], run.stderr
+    assert [path.name for path in tmp_path.rglob("loops.over_*.nbc")]
