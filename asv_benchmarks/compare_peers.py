@@ -48,6 +48,7 @@ GROUPS = {
     "3 input channels": ("seed-jax-puppy", "seed-im2col", "seed-keras", "vgg-conv1.1"),
     "3x3 with 256 or more": ("vgg-conv3.2", "vgg-conv4.2", "rfcn-dilated"),
 }
+_WARM, _TURN = 0.05, 0.1  # seconds of a turn: first untimed, then timed
 _SLOW = 3.0  # times the fastest: whoever takes longer takes part in three rounds and no more
 _HOPELESS = 20.0  # times the fastest: one round
 _NAIVE_MACS = 1_000_000_000  # plain loops are left out of longer races
@@ -238,18 +239,20 @@ def race(contestants: Sequence[Any], layer: Workload, dtype: str, seconds: float
     times: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()
     for turn in itertools.count():
-        if turn >= 5 and time.perf_counter() - begin > seconds:
+        if turn >= 3 and time.perf_counter() - begin > seconds:
             break
         for name, call in calls.items():
             if turn >= rounds[name]:
                 continue
-            repeats = max(1, round(1e-3 / once[name]))
             time.sleep(REST)
-            call()
-            start = time.perf_counter()
-            for _ in range(repeats):
+            until = time.perf_counter() + _WARM  # processors that have rested take their time to wake up
+            while time.perf_counter() < until:
                 call()
-            times[name].append((time.perf_counter() - start) / repeats)
+            until = time.perf_counter() + _TURN
+            while time.perf_counter() < until:
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
@@ -346,7 +349,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=[*LAYERS], metavar="LAYER")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each layer, at least five rounds")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each layer, at least three rounds")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", nargs="+", default=[who.__name__ for who in CONTESTANTS], help="contestants by name")
     parser.add_argument("--json", help="file for all times")

@@ -258,8 +258,10 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
     if not target.tiled:
         return ways
     limit = _limit(demands) - costs.beside(Tile(0, 0))
-    wanted = target.tile_bytes(max(costs.once.kept, problem.kernel_elements * problem.itemsize))
     comfortable = max(rates.most - costs.once.kept, rates.most // 2)
+    wanted = comfortable  # loops that write in place keep to the caches by themselves
+    if costs.algorithm.write is None:
+        wanted = target.tile_bytes(max(costs.once.kept, problem.kernel_elements * problem.itemsize))
     for workers in sorted({1, target.workers}):
         for turns in (1,) if workers == 1 else (1, 4):
 

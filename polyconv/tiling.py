@@ -94,8 +94,13 @@ def convolve(
             return x
         space = x.shape[3:]
         lengths = (low + n + high for n, (low, high) in zip(space, margins, strict=True))
-        wide = new(xp.zeros, (*x.shape[:3], *lengths), order, total, where, xp)
-        wide[(..., *(slice(low, low + n) for n, (low, _) in zip(space, margins, strict=True)))] = x
+        wide = new(xp.empty, (*x.shape[:3], *lengths), order, total, where, xp)
+        inside = [slice(low, low + n) for n, (low, _) in zip(space, margins, strict=True)]
+        for axis, part_of_it in enumerate(inside):  # what lies before and behind along it, and no further out than that
+            around = (..., *inside[:axis])
+            for side in (slice(part_of_it.start), slice(part_of_it.stop, None)):
+                wide[(*around, side, *(slice(None),) * (len(inside) - axis - 1))] = 0
+        wide[(..., *inside)] = x
         return wide
 
     def run(images: tuple[int, int], outputs: tuple[int, int]) -> None:
