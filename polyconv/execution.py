@@ -69,6 +69,8 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
     kernel_shape = (p.groups, p.filters, p.channels, *p.kernel)
     cut = tile != whole(p)
     add: Callable[[Array, Array], Array] = operator.iadd if call.x.library.in_place else operator.add
+    pads_itself = algorithm.pads(p)
+    seen = p if pads_itself else p.padded  # by an algorithm that is handed the whole image
     padded = tuple(n + low + high for n, (low, high) in zip(call.x.shape, call.pad_widths, strict=True))
 
     def cast(before: object, after: object) -> list[Step]:
@@ -81,7 +83,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
         return [] if before == after else [lambda a: xp.reshape(a, after)]
 
     def at_once(x: Array, kernel: Any, bias: Array | None) -> Array:
-        y = algorithm.run(x, kernel, padded_problem, xp)
+        y = algorithm.run(x, kernel, seen, xp)
         return y if bias is None else add(y, bias)
 
     def tile_by_tile(x: Array, kernel: Any, bias: Array | None) -> Array:
@@ -92,7 +94,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
         return y if bias is None else add(y, bias)
 
     padded_problem = p.padded
-    if cut and p.padding_mode == "constant":
+    if pads_itself or (cut and p.padding_mode == "constant"):
         padded = call.x.shape
     pads: list[Step] = [lambda x: pad(x, call.pad_widths, p.padding_mode, xp)] if padded != call.x.shape else []
     flips: list[Step] = [lambda w: xp.flip(w, axis=tuple(range(3, 3 + p.ndim)))] if call.flip_kernel else []
@@ -105,7 +107,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
 
     prepares: list[Step] = [prepare] if make is not None and p.macs else []
     image_before_reshape = tuple(padded[axis] for axis in call.image_axes)
-    image_shape = (p.batch, p.groups, p.channels, *(p.local if cut else p.padded).size)
+    image_shape = (p.batch, p.groups, p.channels, *(p.local if cut else seen).size)
     kernel_before_reshape = tuple(call.w.shape[axis] for axis in call.kernel_axes)
     return Road(
         image=(
@@ -134,7 +136,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
     )
 
 
-def road_workspace(call: Call, cut: bool) -> int:
+def road_workspace(call: Call, algorithm: Algorithm, cut: bool) -> int:
     """Bytes that the road needs at most beside the algorithm: what is padded, cast or put in another order is copied.
 
     A result whose layout is the order in which algorithms leave it in memory is in its order already. Of an image that
@@ -142,7 +144,7 @@ def road_workspace(call: Call, cut: bool) -> int:
     """
     p = call.problem
     image = 0
-    if any(map(any, p.padding)) and not (cut and p.local is p):
+    if any(map(any, p.padding)) and not algorithm.pads(p) and not (cut and p.local is p):
         image += bytes_of(call.x.dtype)  # before it is cast
     if not cut and call.x.dtype != call.dtypes.total:
         image += p.itemsize

@@ -231,7 +231,8 @@ class _Costs:
         if tile == whole(self.problem):
             return cost
         dtypes, p = self.call.dtypes, self.call.problem
-        margins, cast = any(map(any, p.local.padding)), self.call.x.dtype != dtypes.total
+        margins = any(map(any, p.local.padding)) and not self.algorithm.pads(p)
+        cast = self.call.x.dtype != dtypes.total
         image = here.image_elements * here.itemsize * (margins + cast)
         made = self.algorithm.write is None or dtypes.result != dtypes.total
         result = here.output_elements * here.itemsize * made
@@ -247,7 +248,7 @@ class _Costs:
 
     def beside(self, tile: Tile) -> int:
         """Bytes that no tile holds: the prepared kernel, and what the road needs."""
-        return self.once.kept + road_workspace(self.call, tile != whole(self.problem))
+        return self.once.kept + road_workspace(self.call, self.algorithm, tile != whole(self.problem))
 
 
 def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Tile, int]]:

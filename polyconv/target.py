@@ -43,7 +43,7 @@ class Rates:
 _PROCESSOR = Rates(
     macs={"float32": 7.7e10, "float64": 3.3e10, "complex64": 1.9e10, "complex128": 8e9},
     other_macs=1.2e9,
-    loops={"float32": 9e10, "float64": 4.2e10},
+    loops={"float32": 1.15e11, "float64": 5.2e10},
     other_loops=4e9,
     fft={"float32": 1.1e10, "float64": 6.5e9, "complex64": 1.1e10, "complex128": 6.5e9},
     traffic=3.4e10,

@@ -85,12 +85,12 @@ def convolve(
     order, (total, result) = p.memory_order, dtypes
     where = device(x)
     y = new(xp.empty, p.result_shape, order, result, where, xp)
-    write = algorithm.write if result == total else None
+    write, pads = algorithm.write if result == total else None, algorithm.pads(p)
 
     def padded(x: Array, margins: list[tuple[int, int]]) -> Array:
         if x.dtype != total:
             x = xp.astype(x, total)
-        if not any(map(any, margins)):
+        if pads or not any(map(any, margins)):
             return x
         space = x.shape[3:]
         lengths = (low + n + high for n, (low, high) in zip(space, margins, strict=True))
@@ -106,8 +106,12 @@ def convolve(
     def run(images: tuple[int, int], outputs: tuple[int, int]) -> None:
         (first, last), (top, bottom) = images, outputs
         rows, margin = p.window(0, top, bottom)
+        margins = [margin, *p.padding[1:]]
         here = part(p, Tile(last - first, bottom - top))
-        image = padded(x[first:last, :, :, rows, ...], [margin, *p.padding[1:]])
+        if pads:
+            size = (rows.stop - rows.start, *p.size[1:])
+            here = replace(here, size=size, padding=tuple(margins))
+        image = padded(x[first:last, :, :, rows, ...], margins)
         inside = (slice(first, last), slice(None), slice(None), slice(top, bottom), ...)
         if write is not None:
             write(image, kernel, here, xp, y[inside])

@@ -29,7 +29,10 @@ class Stop(BaseException):
 
 
 def blas_threads() -> list[int]:
-    return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    """Threads of the BLAS that NumPy calls; SciPy brings another, which may be loaded after the pool has looked."""
+    pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    own = [pool for pool in pools if "numpy" in pool["filepath"]]
+    return [pool["num_threads"] for pool in own or pools]
 
 
 def in_a_thread(task: Callable[[], object]) -> None:

@@ -83,8 +83,12 @@ class Algorithm:
         axes always stand in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
     write
         ``write(x, kernel, problem, xp, y)``: the same, into a ``y`` that is there; None where results come out new.
+    absorbs
+        ``absorbs(problem) -> bool``: whether it adds the zeros around the image by itself. It is then handed the image
+        without them, and a problem that says how many there are. None for never.
     cost
-        ``cost(problem) -> Cost`` of one run. Looks at integers only, none of them zero.
+        ``cost(problem) -> Cost`` of one run, of an image that carries its margins. Looks at integers only, none of them
+        zero.
     reject
         ``reject(problem, target) -> reason or None``: why this algorithm cannot run the problem there, to be read
         after "cannot run this problem:".
@@ -107,7 +111,12 @@ class Algorithm:
     prepare_cost: Callable[[ConvProblem], Cost] | None = None
     detail: str = ""
     write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
+    absorbs: Callable[[ConvProblem], bool] | None = None
     variants: Callable[[ConvProblem], tuple[Algorithm, ...]] | None = None
+
+    def pads(self, problem: ConvProblem) -> bool:
+        """Whether it adds the margins of ``problem``, all zeros, by itself."""
+        return problem.padding_mode == "constant" and self.absorbs is not None and self.absorbs(problem)
 
 
 def never(problem: ConvProblem, target: Target) -> None:

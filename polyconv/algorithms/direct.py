@@ -8,8 +8,11 @@ are some unrolled, a few at a time, into a panel that stays in cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +28,7 @@ __all__ = ["DIRECT"]
 
 _DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
 _NEAR = 256  # positions at a time, whose windows stay in cache
+_EDGES, _REGIONS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 _MANY = 16  # filters that are worth a panel
 _SOME, _TALL = 9, 14  # rows of a block: where each needs an address of its own, and at most
 _ENDLESS = 840  # rows or vectors, where there are so many that the last block does not matter
@@ -138,11 +142,90 @@ def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
     return apart
 
 
+class _Run(NamedTuple):
+    """Neighbouring outputs along an axis that see the same taps, where the others fall on zeros around the image."""
+
+    first: int
+    outputs: int
+    tap: int
+    taps: int
+    start: int  # the pixel that the first output sees first
+
+
+@lru_cache(maxsize=1024)
+def _runs(outputs: int, taps: int, stride: int, dilation: int, low: int, size: int) -> tuple[_Run, ...]:
+    """An axis of ``outputs`` in runs, ``low`` zeros lying before the ``size`` pixels of the image."""
+    found: list[_Run] = []
+    for o in range(outputs):
+        begin = o * stride - low
+        tap = min(max(0, -(begin // dilation)), taps)
+        number = max(0, min(taps, (size - 1 - begin) // dilation + 1) - tap)
+        if found and (found[-1].tap, found[-1].taps) == (tap, number):
+            found[-1] = found[-1]._replace(outputs=found[-1].outputs + 1)
+        else:
+            found.append(_Run(o, 1, tap, number, begin + tap * dilation))
+    return tuple(found)
+
+
+def _axes(p: ConvProblem) -> list[tuple[_Run, ...]]:
+    lows = [low for low, _ in p.padding]
+    return [*map(_runs, p.output_size, p.kernel, p.stride, p.dilation, lows, p.size)]
+
+
+def _absorbs(p: ConvProblem) -> bool:
+    """Edges are convolved for themselves, with the taps that meet the image, where they are few enough."""
+    if over(p) not in ("channels", "filters") or sum(map(sum, p.padding)) > _EDGES * p.ndim:
+        return False
+    return math.prod(map(len, _axes(p))) <= _REGIONS
+
+
+class _Region(NamedTuple):
+    """Outputs that see the same taps: where they begin in image and result, and what the loops are told of them."""
+
+    x: int
+    y: int
+    arguments: tuple[Any, ...]
+
+
 @lru_cache(maxsize=64)
-def _arguments(
+def _regions(
     p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, xp: ModuleType
+) -> tuple[tuple[_Region, ...], tuple[tuple[slice, ...], ...]]:
+    """The regions of a problem with margins, and what of the result sees nothing but those."""
+    regions, zeros = [], []
+    for runs in product(*_axes(p)):
+        if not all(run.taps for run in runs):
+            zeros.append(tuple(slice(run.first, run.first + run.outputs) for run in runs))
+            continue
+        kernel = tuple(run.taps for run in runs)
+        lengths = (
+            (run.outputs - 1) * s + (run.taps - 1) * d + 1 for run, s, d in zip(runs, p.stride, p.dilation, strict=True)
+        )
+        here = replace(p, size=tuple(lengths), kernel=kernel, padding=((0, 0),) * p.ndim)
+        x = sum(run.start * step for run, step in zip(runs, x_strides[3:], strict=True))
+        y = sum(run.first * step for run, step in zip(runs, y_strides[3:], strict=True))
+        inner = p.channels * width if over(p) == "filters" else p.groups
+        steps = [math.prod(p.kernel[axis + 1 :]) * inner for axis in range(p.ndim)]
+        taps = tuple(
+            tuple((run.tap + i) * step for i in range(run.taps)) for run, step in zip(runs, steps, strict=True)
+        )
+        regions.append(_Region(x, y, _arguments(here, x_strides, y_strides, width, xp, taps, p.taps)))
+    return tuple(regions), tuple(zeros)
+
+
+def _arguments(
+    p: ConvProblem,
+    x_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
+    width: int,
+    xp: ModuleType,
+    w_taps: tuple[Sequence[int], ...] = (),
+    all_taps: int = 0,
 ) -> tuple[Any, ...]:
-    """What the loops over a problem are told beside the arrays: tables of offsets, lengths and steps."""
+    """What the loops over a problem without margins are told beside the arrays: tables of offsets, lengths and steps.
+
+    ``w_taps``, for each axis, is where in the kernel, which may have more of them, its taps lie.
+    """
     kind, (first, *_), extent = over(p), p.output_size, p.output_size[-1]
     depth = min(p.channels * p.taps, _DEPTH)
     x_image, x_group, x_channel, *x_space = x_strides
@@ -168,9 +251,10 @@ def _arguments(
             x_starts, y_starts = table(x_steps[0][:some], *x_steps[1:]), table(y_steps[0][:some], *y_steps[1:])
             strips = (p.batch, x_image, y_image, p.positions, some * p.stride[0] * x_space[0], some * y_space[0])
         if kind == "channels":
-            return x_starts, table(*taps), y_starts, strips, width, p.groups
-        x_taps = table(*taps, every(p.channels, x_channel))
-        return depth, x_starts, x_taps, x_group, y_starts, strips, width, p.filters, p.groups
+            return x_starts, table(*taps), y_starts, strips, table(*w_taps), width, p.groups
+        x_taps, panel = table(*taps, every(p.channels, x_channel)), all_taps * p.channels * width
+        from_w = table(*w_taps, every(p.channels, width))
+        return depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups
     x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.batch, p.groups)
     if kind == "planes":
         return x_rows, table(*taps), x_image, x_group, y_rows, y_image, y_group, *lengths
@@ -190,11 +274,20 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -
     pixels, x_strides = memory(x, {"filters": None, "channels": 1}.get(kind, -1))
     result, y_strides = memory(y)
     panel = [xp.empty(width * min(p.channels * p.taps, _DEPTH), dtype=x.dtype)] if kind == "panels" else []
-    run = getattr(loops, f"over_{kind}")
     # An element's type and the lengths of two tuples choose the code.
-    code = (kernel.w[0], (0,) * rows, (0,) * vectors)
-    addresses = map(address, (pixels, kernel.w, result, *panel))
-    run(*code, *addresses, *_arguments(p, x_strides, y_strides, width, xp))
+    run = partial(getattr(loops, f"over_{kind}"), kernel.w[0], (0,) * rows, (0,) * vectors)
+    at, from_w, to, *more = map(address, (pixels, kernel.w, result, *panel))
+    if kind in ("channels", "filters"):
+        regions, zeros = _regions(p, x_strides, y_strides, width, xp)
+        for region in regions:
+            run(at + region.x * p.itemsize, from_w, to + region.y * p.itemsize, *region.arguments)
+        for outputs in zeros:
+            y[(..., *outputs)] = 0
+    else:
+        run(at, from_w, to, *more, *_remembered(p, x_strides, y_strides, width, xp))
+
+
+_remembered = lru_cache(maxsize=64)(_arguments)
 
 
 def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -239,4 +332,4 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
     return None
 
 
-DIRECT = Algorithm("direct", _run, _cost, _reject, _prepare, _prepare_cost, write=_write)
+DIRECT = Algorithm("direct", _run, _cost, _reject, _prepare, _prepare_cost, write=_write, absorbs=_absorbs)

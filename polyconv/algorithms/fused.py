@@ -24,7 +24,7 @@ __all__ = ["Panels", "cost", "kept", "prepare", "write"]
 
 _DEPTH = 128  # channels at a time
 _REGISTERS, _VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
-_LINE = 40  # cycles
+_LINE = 30  # cycles
 _BLOCK_BYTES = 3 * 2**18  # what blocks hold together before and after their product: about what a cache holds
 
 
@@ -196,14 +196,16 @@ def _tables(
 
 
 def _channels_innermost(x: Array, p: ConvProblem, size: Sequence[int], xp: ModuleType) -> Array:
-    """``x`` with room for whole blocks, and channels innermost in memory; itself where it is so."""
+    """``x`` with its margins, and beyond these room for whole blocks, channels innermost; itself where it is so."""
     order = (0, *range(3, 3 + p.ndim), 1, 2)
     back = tuple(map(order.index, range(len(order))))
     if p.channels_last:
-        margins = [(0, wanted - length) for wanted, length in zip(size, p.size, strict=True)]
+        lows = [low for low, _ in p.padding]
+        margins = [(low, wanted - low - length) for low, wanted, length in zip(lows, size, p.size, strict=True)]
         return xp.permute_dims(pad(xp.permute_dims(x, order), [(0, 0), *margins, (0, 0), (0, 0)], "constant", xp), back)
     wide = xp.zeros((p.batch, *size, p.groups, p.channels), dtype=x.dtype)
-    interleave(x, xp.permute_dims(wide, back)[(..., *map(slice, p.size))])
+    inside = (slice(low, low + length) for (low, _), length in zip(p.padding, p.size, strict=True))
+    interleave(x, xp.permute_dims(wide, back)[(..., *inside)])
     return xp.permute_dims(wide, back)
 
 
@@ -221,7 +223,7 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
     from ..compiled import blocks, microkernel
 
     axes = axes_of(p, m)
-    x = _channels_innermost(x, p, [max(axis.size, size) for axis, size in zip(axes, p.size, strict=True)], xp)
+    x = _channels_innermost(x, p, [max(axis.size, n) for axis, n in zip(axes, p.padded_size, strict=True)], xp)
     made = y
     if not p.channels_last:
         made = new(xp.empty, y.shape, (0, *range(3, y.ndim), 1, 2), y.dtype, None, xp)
@@ -263,7 +265,7 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
     _, wide, product_cycles = shape(p, m, _REGISTERS, lanes)
-    # A line of a block and a stretch of channels: multiplications, and about thirty cycles besides.
+    # A line of a block and a stretch of channels: multiplications, and some cycles besides.
     there = sum(points // n * (n * n * wide / 2 + _LINE) for n in inputs)
     back = sum(
         math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) * (n * k * wide / 2 + _LINE)
@@ -275,7 +277,7 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     some = together(p, points, number)
     kernel = points * p.groups * p.channels * p.filters
     size = p.batch * p.groups * p.channels * math.prod(max(axis.size, n) for axis, n in zip(axes, p.size, strict=True))
-    copied = 0 if p.channels_last and size == p.image_elements else size
+    copied = size  # to add margins, those of the image among them, or turn it
     turned = 0 if p.channels_last else p.output_elements
     through = multiplied * (p.channels + p.filters) + kernel * (number // some)  # caches
     return Cost(

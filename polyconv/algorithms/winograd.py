@@ -424,6 +424,7 @@ def _winograd(settings: _Settings) -> Algorithm:
             prepare_cost=partial(_fused_prepare_cost, settings),
             detail=f"{detail}, fused",
             write=partial(_fused_write, settings),
+            absorbs=lambda problem: True,
         )
     return Algorithm(
         "winograd",

@@ -16,13 +16,15 @@ __all__ = ["interleave", "over_channels", "over_filters", "over_panels", "over_p
 
 @njit(nogil=True, cache=True)
 def over_filters(
-    element, rows, vectors, x, w, y, depth, x_starts, x_taps, x_group, y_starts, strips, width, filters, groups
-):
+    element, rows, vectors, x, w, y, depth, x_starts, x_taps, x_group, y_starts, strips, w_taps, w_panel, width, filters,
+    groups,
+):  # fmt: skip
     """Vectors of filters: a block is some positions by ``width`` filters.
 
     ``x_starts`` and ``y_starts`` say where the windows and results of a strip's positions begin, ``x_taps`` what a
     window holds. ``strips`` is how many images there are, how far apart in ``x`` and ``y``, how many positions each
-    has, and how far apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``.
+    has, and how far apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
+    ``w_panel`` elements each, of whose taps ``w_taps`` are taken.
     """
     taps, strip = x_taps.size, x_starts.size
     images, x_image, y_image, positions, x_strip, y_strip = strips
@@ -36,15 +38,15 @@ def over_filters(
                     for t in range(0, taps, depth):
                         for p in range(0, number, len(rows)):
                             multiply(
-                                element, rows, vectors, x, x_base + group * x_group, x_starts, x_taps, w, panel, width,
+                                element, rows, vectors, x, x_base + group * x_group, x_starts, x_taps, w, panel, w_taps,
                                 y, y_base + group * filters + k, y_starts,
                                 p, min(len(rows), number - p), min(width, filters - k), t, min(t + depth, taps),
                             )  # fmt: skip
-                    panel += taps * width
+                    panel += w_panel
 
 
 @njit(nogil=True, cache=True)
-def over_channels(element, rows, vectors, x, w, y, x_starts, x_taps, y_starts, strips, width, channels):
+def over_channels(element, rows, vectors, x, w, y, x_starts, x_taps, y_starts, strips, w_taps, width, channels):
     """Vectors of channels, each with a filter of its own: a block is some positions by ``width`` channels.
 
     The tables and ``strips`` are those of :func:`over_filters`, but for channels; ``w`` is ``(taps, channels)``.
@@ -59,7 +61,7 @@ def over_channels(element, rows, vectors, x, w, y, x_starts, x_taps, y_starts, s
             for p in range(0, number, len(rows)):
                 for c in range(0, channels, width):
                     multiply_channels(
-                        element, rows, vectors, x, x_base + c, x_starts, x_taps, w, c, channels, y, y_base + c, y_starts,
+                        element, rows, vectors, x, x_base + c, x_starts, x_taps, w, c, w_taps, y, y_base + c, y_starts,
                         p, min(len(rows), number - p), min(width, channels - c), 0, taps,
                     )  # fmt: skip
 
