@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from benchmarks.common import REST, Workload
+from benchmarks.common import REST, WARM, Workload
 from benchmarks.shapes import LAYERS, channels_last
 
 import polyconv as pc
@@ -48,7 +48,7 @@ GROUPS = {
     "3 input channels": ("seed-jax-puppy", "seed-im2col", "seed-keras", "vgg-conv1.1"),
     "3x3 with 256 or more": ("vgg-conv3.2", "vgg-conv4.2", "rfcn-dilated"),
 }
-_WARM, _TURN = 0.05, 0.1  # seconds of a turn: first untimed, then timed
+_TURN = 0.1  # seconds of a turn that are timed
 _SLOW = 3.0  # times the fastest: whoever takes longer takes part in three rounds and no more
 _HOPELESS = 20.0  # times the fastest: one round
 _NAIVE_MACS = 1_000_000_000  # plain loops are left out of longer races
@@ -245,7 +245,7 @@ def race(contestants: Sequence[Any], layer: Workload, dtype: str, seconds: float
             if turn >= rounds[name]:
                 continue
             time.sleep(REST)
-            until = time.perf_counter() + _WARM  # processors that have rested take their time to wake up
+            until = time.perf_counter() + WARM  # processors that have rested take their time to wake up
             while time.perf_counter() < until:
                 call()
             until = time.perf_counter() + _TURN
@@ -333,10 +333,14 @@ def plot(results: dict[str, dict[str, dict[str, float]]], where: dict[str, Any],
         axes.barh(range(len(found)), values, color=["#b3472d" if value < 1 else "#2d6fb3" for value in values])
         axes.set_yticks(range(len(found)), [name for _, name in found])
         axes.set_xscale("log")
-        axes.axvline(1, color="black", linewidth=0.8)
+        ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if 0.7 * min(values) < tick < 2 * max(values)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.axvline(1, color="black", linewidth=0.8, zorder=0)
         for i, value in enumerate(values):
             axes.text(value * 1.04, i, f"{value:.2f}", va="center", fontsize=8)
         axes.set_xlim(min(0.5, *values) * 0.8, max(values) * 1.9)
+        axes.set_ylim(-0.8, len(values) - 0.2)
         axes.set_title(f"{dtype}: geometric mean {mean(values):.2f}")
         axes.set_xlabel("time of the fastest peer / time of polyconv")
     figure.suptitle(f"{where['machine']}, {where['threads']} threads, {where['date']}", fontsize=10)

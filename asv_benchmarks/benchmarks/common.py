@@ -33,6 +33,7 @@ CLASSICAL = {
 
 
 REST = 0.03  # seconds, a little more than OpenBLAS's threads spin
+WARM = 0.05  # seconds
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 7) -> dict[str, float]:
@@ -40,8 +41,8 @@ def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least
 
     A turn repeats a short call until it has taken about a millisecond. It first rests, since threads of a BLAS that
     have just worked wait for more by spinning, and take the processor from whoever comes next; then it runs the call
-    once by itself, since what ran before leaves the allocator and the caches in a state that would favour one call and
-    not another.
+    for a while untimed, since processors that have rested take their time to wake up, and what ran before leaves the
+    allocator and the caches in a state that would favour one call and not another.
     """
     repeats = {}
     for name, call in calls.items():
@@ -54,7 +55,10 @@ def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
         for name, call in calls.items():
             time.sleep(REST)
+            until = time.perf_counter() + WARM
             call()
+            while time.perf_counter() < until:
+                call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()

@@ -94,9 +94,8 @@ def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]
         cycles *= positions // p.output_size[-1] * p.groups
     else:
         found, cycles = block(p.filters, _ENDLESS, 1, 1, registers, _TALL)
-        cycles = (
-            (cycles / _ENDLESS + 4.0) * positions / lanes * p.groups
-        )  # a vector is copied to the panel in about four
+        # A vector is copied to the panel in about ten cycles.
+        cycles = (cycles / _ENDLESS + 10.0) * positions / lanes * p.groups
     return found, cycles * p.channels * p.taps
 
 
