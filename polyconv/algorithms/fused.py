@@ -93,7 +93,9 @@ def prepare(
     width = vectors * lanes
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     points, panels = math.prod(inputs), -(-p.filters // width)
-    at, g, bt = (xp.concat([xp.reshape(matrix, (-1,)) for matrix in each]) for each in matrices)
+    # The micro-kernel reads as many rows of each matrix as the longest axis has, and forgets those that are too many.
+    beyond = xp.zeros(max(inputs) ** 2, dtype=w.dtype)
+    at, g, bt = (xp.concat([*(xp.reshape(matrix, (-1,)) for matrix in each), beyond]) for each in matrices)
     packed = xp.zeros(points * p.groups * panels * p.channels * width, dtype=w.dtype)
     weights, (w_group, _, w_channel, *w_space) = memory(w, 1)
     one_point = p.groups * panels * p.channels * width
@@ -267,13 +269,13 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     _, wide, product_cycles = shape(p, m, _REGISTERS, lanes)
     # A line of a block and a stretch of channels: multiplications, and some cycles besides.
     there = sum(points // n * (n * n * wide / 2 + _LINE) for n in inputs)
-    back = sum(
-        math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) * (n * k * wide / 2 + _LINE)
-        for axis, (n, k) in enumerate(zip(inputs, outputs, strict=True))
-    )
+    lines = [math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
+    back = sum(line * (n * k * wide / 2 + _LINE) for line, n, k in zip(lines, inputs, outputs, strict=True))
     stretches = [-(-channels // (wide * lanes)) for channels in (p.channels, p.filters)]
     cycles = p.groups * number * (there * stretches[0] + back * stretches[1] + points * product_cycles)
     multiplied = number * p.groups * points
+    forth = sum(points * n for n in inputs) * p.channels
+    turns = sum(line * n * k for line, n, k in zip(lines, inputs, outputs, strict=True)) * p.filters
     some = together(p, points, number)
     kernel = points * p.groups * p.channels * p.filters
     size = p.batch * p.groups * p.channels * math.prod(max(axis.size, n) for axis, n in zip(axes, p.size, strict=True))
@@ -282,7 +284,7 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     through = multiplied * (p.channels + p.filters) + kernel * (number // some)  # caches
     return Cost(
         loop_slots=int(2 * lanes * cycles),
-        other_flops=2 * multiplied * p.channels * p.filters,
+        other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
         traffic=(p.image_elements + p.output_elements + through + 2 * copied + 2 * turned) * p.itemsize,
         runs=(copied + turned) // 4 if turned else copied // p.size[-1] // p.channels,
         calls=30,
