@@ -159,7 +159,7 @@ def scipy(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
 def numpy_im2col(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
     """What one writes by hand: windows, unrolled, times a matrix."""
     n, axes = x.ndim - 2, tuple(range(2, x.ndim))
-    groups, spans = layer.keywords["groups"], None
+    groups = layer.keywords["groups"]
     stride, dilation, padding = (each(layer, *d) for d in (("stride", 1), ("dilation", 1), ("padding", 0)))
     spans = tuple((k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True))
 

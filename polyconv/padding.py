@@ -61,7 +61,11 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
             return xpx.pad(x, tuple(widths), xp=xp)
         shape = tuple(n + low + high for n, (low, high) in zip(x.shape, widths, strict=True))
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(x.shape, widths, strict=True))
-        padded = xp.zeros(shape, dtype=x.dtype, device=device(x))
+        padded = xp.empty(shape, dtype=x.dtype, device=device(x))
+        zero = xp.zeros((), dtype=x.dtype, device=device(x))
+        for axis, middle in enumerate(inside):  # what lies before and behind along it, and no further out than that
+            for side in (slice(middle.start), slice(middle.stop, None)):
+                padded[(*inside[:axis], side, ...)] = zero
         padded[inside] = x
         return padded
     for axis, (low, high) in enumerate(widths):

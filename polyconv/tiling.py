@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from .algorithms import Algorithm
 from .arrays import Array, device, new
 from .dtypes import Dtypes
+from .padding import pad
 from .pool import run_all
 from .problem import ConvProblem
 
@@ -83,25 +84,17 @@ def convolve(
     comes back. With several ``workers``, tiles are run on as many threads.
     """
     order, (total, result) = p.memory_order, dtypes
-    where = device(x)
-    y = new(xp.empty, p.result_shape, order, result, where, xp)
+    back = tuple(map(order.index, range(len(order))))
+    y = new(xp.empty, p.result_shape, order, result, device(x), xp)
     write, pads = algorithm.write if result == total else None, algorithm.pads(p)
 
     def padded(x: Array, margins: list[tuple[int, int]]) -> Array:
         if x.dtype != total:
             x = xp.astype(x, total)
-        if pads or not any(map(any, margins)):
+        if pads:
             return x
-        space = x.shape[3:]
-        lengths = (low + n + high for n, (low, high) in zip(space, margins, strict=True))
-        wide = new(xp.empty, (*x.shape[:3], *lengths), order, total, where, xp)
-        inside = [slice(low, low + n) for n, (low, _) in zip(space, margins, strict=True)]
-        for axis, part_of_it in enumerate(inside):  # what lies before and behind along it, and no further out than that
-            around = (..., *inside[:axis])
-            for side in (slice(part_of_it.start), slice(part_of_it.stop, None)):
-                wide[(*around, side, *(slice(None),) * (len(inside) - axis - 1))] = 0
-        wide[(..., *inside)] = x
-        return wide
+        widths = [(0, 0), (0, 0), (0, 0), *margins]
+        return xp.permute_dims(pad(xp.permute_dims(x, order), [widths[axis] for axis in order], "constant", xp), back)
 
     def run(images: tuple[int, int], outputs: tuple[int, int]) -> None:
         (first, last), (top, bottom) = images, outputs

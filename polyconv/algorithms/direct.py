@@ -24,15 +24,15 @@ from .base import Algorithm, Cost
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["DIRECT"]
+__all__ = ["DEPTH", "DIRECT", "ENDLESS", "REGISTERS", "VECTOR_BYTES", "block"]
 
-_DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
+DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
 _NEAR = 256  # positions at a time, whose windows stay in cache
 _EDGES, _REGIONS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 _MANY = 16  # filters that are worth a panel
 _SOME, _TALL = 9, 14  # rows of a block: where each needs an address of its own, and at most
-_ENDLESS = 840  # rows or vectors, where there are so many that the last block does not matter
-_REGISTERS, _VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
+ENDLESS = 840  # rows or vectors, where there are so many that the last block does not matter
+REGISTERS, VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
 
 
 class _Block(NamedTuple):
@@ -81,11 +81,11 @@ def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     positions, kind, row = p.batch * p.positions, over(p), -(-p.output_size[-1] // lanes)
     if kind == "filters":
-        found, cycles = block(_ENDLESS, -(-p.filters // lanes), 1, 1, registers, _SOME)
-        cycles *= positions / _ENDLESS * p.groups
+        found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, _SOME)
+        cycles *= positions / ENDLESS * p.groups
     elif kind == "channels":
-        found, cycles = block(_ENDLESS, -(-p.groups // lanes), 1, 2, registers, _SOME)
-        cycles *= positions / _ENDLESS
+        found, cycles = block(ENDLESS, -(-p.groups // lanes), 1, 2, registers, _SOME)
+        cycles *= positions / ENDLESS
     elif kind == "planes":
         found, cycles = block(p.positions // p.output_size[-1], row, 0, 2, registers, _SOME)
         cycles *= p.batch * p.groups
@@ -93,9 +93,9 @@ def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]
         found, cycles = block(p.filters, row, 2, 1, registers, _TALL)
         cycles *= positions // p.output_size[-1] * p.groups
     else:
-        found, cycles = block(p.filters, _ENDLESS, 1, 1, registers, _TALL)
+        found, cycles = block(p.filters, ENDLESS, 1, 1, registers, _TALL)
         # A vector is copied to the panel in about ten cycles.
-        cycles = (cycles / _ENDLESS + 10.0) * positions / lanes * p.groups
+        cycles = (cycles / ENDLESS + 10.0) * positions / lanes * p.groups
     return found, cycles * p.channels * p.taps
 
 
@@ -226,7 +226,7 @@ def _arguments(
     ``w_taps``, for each axis, is where in the kernel, which may have more of them, its taps lie.
     """
     kind, (first, *_), extent = over(p), p.output_size, p.output_size[-1]
-    depth = min(p.channels * p.taps, _DEPTH)
+    depth = min(p.channels * p.taps, DEPTH)
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
     x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=False)]
@@ -272,7 +272,7 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -
         x = _unzip(x, p.stride[-1], xp)
     pixels, x_strides = memory(x, {"filters": None, "channels": 1}.get(kind, -1))
     result, y_strides = memory(y)
-    panel = [xp.empty(width * min(p.channels * p.taps, _DEPTH), dtype=x.dtype)] if kind == "panels" else []
+    panel = [xp.empty(width * min(p.channels * p.taps, DEPTH), dtype=x.dtype)] if kind == "panels" else []
     # An element's type and the lengths of two tuples choose the code.
     run = partial(getattr(loops, f"over_{kind}"), kernel.w[0], (0,) * rows, (0,) * vectors)
     at, from_w, to, *more = map(address, (pixels, kernel.w, result, *panel))
@@ -300,10 +300,10 @@ def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Arra
 
 
 def _cost(p: ConvProblem) -> Cost:
-    lanes = _VECTOR_BYTES // p.itemsize
-    _, cycles = _blocked(p, _REGISTERS, lanes)
+    lanes = VECTOR_BYTES // p.itemsize
+    _, cycles = _blocked(p, REGISTERS, lanes)
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
-    panel = 0 if over(p) != "panels" else min(p.channels * p.taps, _DEPTH) * 64
+    panel = 0 if over(p) != "panels" else min(p.channels * p.taps, DEPTH) * 64
     # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
     copied = 0 if over(p) == "filters" else p.image_elements + p.image_elements // p.size[-1] * p.stride[-1]
     zipped = copied if over(p) not in ("filters", "channels") and p.stride[-1] > 1 else 0

@@ -18,12 +18,10 @@ from ..arrays import Array, address, every, memory, new, offsets, padded_rows
 from ..padding import pad
 from ..problem import ConvProblem
 from .base import Cost
-from .direct import block
+from .direct import DEPTH, ENDLESS, REGISTERS, VECTOR_BYTES, block
 
 __all__ = ["Panels", "cost", "kept", "prepare", "write"]
 
-_DEPTH = 128  # channels at a time
-_REGISTERS, _VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
 _LINE = 30  # cycles
 _BLOCK_BYTES = 3 * 2**18  # what blocks hold together before and after their product: about what a cache holds
 
@@ -78,8 +76,8 @@ def shape(p: ConvProblem, m: tuple[int, ...], registers: int, lanes: int) -> tup
     """
     longest = max(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
     wide = max(1, min(4, (registers - 2) // (longest + 1)))
-    found, each = block(840, -(-p.filters // lanes), 1, 1, registers, 6)
-    return found, wide, each / 840 * p.channels
+    found, each = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, 6)
+    return found, wide, each / ENDLESS * p.channels
 
 
 def prepare(
@@ -241,7 +239,7 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
     scratch = xp.empty(points * lanes, dtype=x.dtype)
     blocks.winograd(
         kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes * p.itemsize // microkernel.VECTOR_BYTES),
-        (0,) * rows, (0,) * vectors, _DEPTH, lanes, number,
+        (0,) * rows, (0,) * vectors, DEPTH, lanes, number,
         p.batch, address(pixels), t.x_blocks, *x_strides[:2], address(kernel.bt), t.there, t.x_lines, t.image_lines,
         address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
         address(image), address(products), address(scratch),
@@ -254,8 +252,8 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
 
 def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Elements of a prepared kernel: panels are filled up with zeros."""
-    lanes = _VECTOR_BYTES // p.itemsize
-    (_, vectors), *_ = shape(p, m, _REGISTERS, lanes)
+    lanes = VECTOR_BYTES // p.itemsize
+    (_, vectors), *_ = shape(p, m, REGISTERS, lanes)
     width = vectors * lanes
     points = math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
     return points * p.groups * p.channels * -(-p.filters // width) * width
@@ -263,10 +261,10 @@ def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
 
 def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     """What :func:`write` costs, but for its rounding error."""
-    axes, lanes = axes_of(p, m), _VECTOR_BYTES // p.itemsize
+    axes, lanes = axes_of(p, m), VECTOR_BYTES // p.itemsize
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
-    _, wide, product_cycles = shape(p, m, _REGISTERS, lanes)
+    _, wide, product_cycles = shape(p, m, REGISTERS, lanes)
     # A line of a block and a stretch of channels: multiplications, and some cycles besides.
     there = sum(points // n * (n * n * wide / 2 + _LINE) for n in inputs)
     lines = [math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
