@@ -20,14 +20,12 @@ import json
 import math
 import os
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from benchmarks.common import REST, WARM, Workload
+from benchmarks.common import Workload, interleaved, once
 from benchmarks.shapes import LAYERS, channels_last
 
 import polyconv as pc
@@ -48,7 +46,6 @@ GROUPS = {
     "3 input channels": ("seed-jax-puppy", "seed-im2col", "seed-keras", "vgg-conv1.1"),
     "3x3 with 256 or more": ("vgg-conv3.2", "vgg-conv4.2", "rfcn-dilated"),
 }
-_TURN = 0.1  # seconds of a turn that are timed
 _SLOW = 3.0  # times the fastest: whoever takes longer takes part in three rounds and no more
 _HOPELESS = 20.0  # times the fastest: one round
 _NAIVE_MACS = 1_000_000_000  # plain loops are left out of longer races
@@ -225,35 +222,14 @@ def race(contestants: Sequence[Any], layer: Workload, dtype: str, seconds: float
     expected = reference(layer, x, w)
     scale, bound = np.sqrt(np.mean(expected**2)), {"float32": 1e-5, "float64": 1e-12}[dtype]
     calls: dict[str, Callable[[], Any]] = {}
-    once: dict[str, float] = {}
     for name, call in itertools.chain.from_iterable(who(layer, x, w, threads) for who in contestants):
         error = np.sqrt(np.mean((np.asarray(call()) - expected) ** 2)) / scale
         assert error < bound, f"{name} errs by {error:.1e}"
-        time.sleep(REST)
-        call()
-        start = time.perf_counter()
-        call()
-        calls[name], once[name] = call, time.perf_counter() - start
-    best = min(once.values())
-    rounds = {name: 1 if t > _HOPELESS * best else 3 if t > _SLOW * best else 10**6 for name, t in once.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    begin = time.perf_counter()
-    for turn in itertools.count():
-        if turn >= 3 and time.perf_counter() - begin > seconds:
-            break
-        for name, call in calls.items():
-            if turn >= rounds[name]:
-                continue
-            time.sleep(REST)
-            until = time.perf_counter() + WARM  # processors that have rested take their time to wake up
-            while time.perf_counter() < until:
-                call()
-            until = time.perf_counter() + _TURN
-            while time.perf_counter() < until:
-                start = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+        calls[name] = call
+    first = {name: once(call) for name, call in calls.items()}
+    best = min(first.values())
+    most = {name: 1 if t > _HOPELESS * best else 3 for name, t in first.items() if t > _SLOW * best}
+    return interleaved(calls, seconds, most=most)
 
 
 def ratio(times: dict[str, float]) -> tuple[float, str, str]:

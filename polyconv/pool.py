@@ -79,8 +79,8 @@ _one_thread = _OneThread()
 def blas_in_one_thread() -> Iterator[None]:
     """Hold BLAS to one thread.
 
-    Once it has used more, its other threads wait for the next product by asking for it over and over, for some
-    hundredths of a second, in which they take the processors from the pool.
+    Once it has used more, its other threads wait for the next product by asking for it over and over, for about a
+    tenth of a second, in which they take the processors from the pool.
     """
     with _one_thread():
         yield

@@ -32,7 +32,7 @@ def race(layer: Workload, dtype: str, seconds: float = 1.0) -> tuple[str, dict[s
         expected = y if expected is None else expected
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
         calls[name] = lambda plan=plan: plan(x, w)
-    return auto.algorithm, interleaved(calls, seconds, least=3)
+    return auto.algorithm, interleaved(calls, seconds)
 
 
 class Chooser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -32,35 +33,49 @@ CLASSICAL = {
 }
 
 
-REST = 0.03  # seconds, a little more than OpenBLAS's threads spin
+REST = 0.15  # seconds: OpenBLAS's threads spin for 2**28 cycles
 WARM = 0.05  # seconds
+_BLOCK = 1e-3  # seconds
+_TURN = 0.02  # seconds
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 7) -> dict[str, float]:
+def once(call: Callable[[], Any]) -> float:
+    """The time of a call in seconds, which has been run before."""
+    time.sleep(REST)
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 3, most: dict[str, int] | None = None
+) -> dict[str, float]:
     """The median time of each call in seconds, all of them taking turns so that the machine's moods hit all alike.
 
-    A turn repeats a short call until it has taken about a millisecond. It first rests, since threads of a BLAS that
-    have just worked wait for more by spinning, and take the processor from whoever comes next; then it runs the call
-    for a while untimed, since processors that have rested take their time to wake up, and what ran before leaves the
-    allocator and the caches in a state that would favour one call and not another.
+    There are ``least`` turns or more, until ``seconds`` have passed; a call takes part in ``most`` of them where that
+    says how many. A turn first rests, since threads of a BLAS that have just worked wait for more by spinning, and take
+    the processor from whoever comes next; then it runs the call for a while untimed, since processors that have rested
+    take their time to wake up, and what ran before leaves the allocator and the caches in a state that would favour one
+    call and not another. What is timed is the call, or as many calls as take a millisecond, over and over.
     """
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, round(1e-3 / (time.perf_counter() - start)))
+    most = most or {}
+    repeats = {name: max(1, round(_BLOCK / once(call))) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < least:
+    end, turns = time.perf_counter() + seconds, itertools.count()
+    while (turn := next(turns)) < least or time.perf_counter() < end:
         for name, call in calls.items():
+            if turn >= most.get(name, turn + 1):
+                continue
             time.sleep(REST)
             until = time.perf_counter() + WARM
             call()
             while time.perf_counter() < until:
                 call()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append((time.perf_counter() - start) / repeats[name])
+            until = time.perf_counter() + _TURN
+            while not times[name] or time.perf_counter() < until:
+                start = time.perf_counter()
+                for _ in range(repeats[name]):
+                    call()
+                times[name].append((time.perf_counter() - start) / repeats[name])
     return {name: statistics.median(taken) for name, taken in times.items()}
