@@ -8,6 +8,7 @@ standard alone.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import sys
@@ -28,6 +29,7 @@ __all__ = [
     "ArraySpec",
     "Library",
     "address",
+    "aligned",
     "blas_pools",
     "constant",
     "contiguous",
@@ -52,6 +54,7 @@ __all__ = [
     "threads",
     "versions",
     "windows",
+    "workspace",
     "written_in_place",
 ]
 
@@ -275,6 +278,26 @@ def new(
     """What ``make`` makes (``xp.empty``, say) of ``shape``, lying in memory in the ``order`` of its axes."""
     made = make(tuple(shape[axis] for axis in order), dtype=dtype, device=where)
     return xp.permute_dims(made, tuple(map(order.index, range(len(order)))))
+
+
+_LINE = 64  # bytes of a line of the cache
+_WORTH = 4096  # bytes from which on it matters where an array begins
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An empty NumPy array that begins at a line of the cache: vectors that lie across two are loaded twice."""
+    item = np.dtype(dtype).itemsize
+    size = math.prod(shape) * item
+    if size < _WORTH:
+        return np.empty(shape, dtype)
+    room = np.empty(size + _LINE, np.uint8)
+    first = -room.ctypes.data % _LINE
+    return np.ndarray(shape, dtype, room, first)
+
+
+def workspace(shape: tuple[int, ...], dtype: Any, where: Any, xp: ModuleType) -> Array:
+    """An empty array of any library that a method makes for itself, see :func:`aligned`."""
+    return aligned(shape, dtype) if xp is _NUMPY_NAMESPACE else xp.empty(shape, dtype=dtype, device=where)
 
 
 def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:

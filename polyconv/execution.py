@@ -22,7 +22,7 @@ from .arrays import Array, contiguous, plain
 from .dtypes import bytes_of
 from .padding import pad
 from .pool import blas_in_one_thread
-from .tiling import Tile, convolve, whole
+from .tiling import Tile, convolve, multiplies, whole
 
 __all__ = ["Road", "road", "road_workspace"]
 
@@ -102,7 +102,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
 
     def prepare(w: Array) -> Any:
         assert make is not None
-        with blas_in_one_thread() if workers > 1 else nullcontext():
+        with blas_in_one_thread() if workers > 1 and multiplies(algorithm, p.padded) else nullcontext():
             return make(w, padded_problem, xp)
 
     prepares: list[Step] = [prepare] if make is not None and p.macs else []

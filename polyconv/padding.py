@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arrays import device, written_in_place
+from .arrays import device, workspace, written_in_place
 from .problem import reach
 
 __all__ = ["MODES", "MODE_ALIASES", "NAMED", "pad", "same", "widest"]
@@ -61,7 +61,7 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
             return xpx.pad(x, tuple(widths), xp=xp)
         shape = tuple(n + low + high for n, (low, high) in zip(x.shape, widths, strict=True))
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(x.shape, widths, strict=True))
-        padded = xp.empty(shape, dtype=x.dtype, device=device(x))
+        padded = workspace(shape, x.dtype, device(x), xp)
         zero = xp.zeros((), dtype=x.dtype, device=device(x))
         for axis, middle in enumerate(inside):  # what lies before and behind along it, and no further out than that
             for side in (slice(middle.start), slice(middle.stop, None)):

@@ -12,12 +12,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import copy_context
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
 
 __all__ = ["SECONDS", "blas_in_one_thread", "run_all"]
 
@@ -86,17 +84,34 @@ def blas_in_one_thread() -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=1)
-def _executor() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and small images never need it
+class _Team:
+    """Threads that wait for work. There are as many as one call has wanted; where all are busy, callers work alone."""
 
-    return ThreadPoolExecutor(max_workers=64, thread_name_prefix="polyconv")  # threads start when first needed
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._size = 0
+        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def grow(self, size: int) -> None:
+        """Have at least so many threads."""
+        if size > self._size:
+            with self._lock:
+                for number in range(self._size, size):
+                    threading.Thread(target=self._serve, name=f"polyconv-{number}", daemon=True).start()
+                    self._size = number + 1
+
+    def _serve(self) -> None:
+        while True:
+            self.jobs.get()()
+
+
+_team = _Team()
 
 
 def _after_fork() -> None:
     """A child has none of its parent's threads, nor their work."""
-    global _one_thread
-    _executor.cache_clear()
+    global _one_thread, _team
+    _team = _Team()
     _one_thread.release()
     _one_thread = _OneThread()
 
@@ -105,9 +120,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run_all(tasks: Iterable[Callable[[], object]], workers: int) -> None:
-    """Run every task, on ``workers`` threads of which the caller's is one. What a task raises is raised here."""
+def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = True) -> None:
+    """Run every task, on ``workers`` threads of which the caller's is one. What a task raises is raised here.
+
+    BLAS is held to one thread where the tasks use it.
+    """
     waiting = deque(tasks)
+    helpers = min(workers, len(waiting)) - 1
+    places = deque(range(helpers))  # not taken yet; what nobody takes, nobody is waited for
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def work() -> None:
         while True:
@@ -121,15 +142,31 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int) -> None:
                 waiting.clear()  # no use in going on
                 raise
 
-    with blas_in_one_thread():
-        # Each in a copy of the caller's context, where numpy.errstate for one is kept.
-        helpers = [_executor().submit(copy_context().run, work) for _ in range(min(workers, len(waiting)) - 1)]
+    def help_out(context: Context) -> None:
+        try:
+            places.pop()
+        except IndexError:
+            return
+        error: BaseException | None = None
+        try:
+            context.run(work)
+        except BaseException as raised:
+            error = raised
+        ends.put(error)
+
+    with blas_in_one_thread() if blas else contextlib.nullcontext():
+        _team.grow(helpers)
+        for _ in range(helpers):
+            # Each in a copy of the caller's context, where numpy.errstate for one is kept.
+            _team.jobs.put(partial(help_out, copy_context()))
         try:
             work()
         finally:
-            for helper in helpers:
-                if not helper.cancel():
-                    helper.exception()  # waits
-    for helper in helpers:
-        if not helper.cancelled():
-            helper.result()
+            while places:
+                with contextlib.suppress(IndexError):
+                    places.pop()
+                    helpers -= 1
+            errors = [ends.get() for _ in range(helpers)]
+    for error in errors:
+        if error is not None:
+            raise error

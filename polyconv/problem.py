@@ -7,7 +7,7 @@ Everything that decides *how* to convolve (planning, tiling, chunking, gradients
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 __all__ = ["ConvProblem", "output_extent", "reach"]
@@ -54,6 +54,14 @@ class ConvProblem:
     dtype: str = "float32"
     channels_last: bool = False
     largest_product: int = 0
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:
+        """Worked out once: a problem is looked up in several tables for every tile."""
+        return self._hash
 
     @property
     def ndim(self) -> int:

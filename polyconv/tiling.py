@@ -21,7 +21,7 @@ from .padding import pad
 from .pool import run_all
 from .problem import ConvProblem
 
-__all__ = ["Tile", "convolve", "count", "cut", "part", "whole"]
+__all__ = ["Tile", "convolve", "count", "cut", "multiplies", "part", "whole"]
 
 
 class Tile(NamedTuple):
@@ -66,6 +66,39 @@ def _intervals(extent: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, extent)) for start in range(0, extent, step))
 
 
+class _Part(NamedTuple):
+    """One tile: what it reads of the image and writes of the result, its problem, and the zeros that it wants."""
+
+    source: tuple[Any, ...]
+    target: tuple[Any, ...]
+    problem: ConvProblem
+    margins: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=256)
+def _parts(p: ConvProblem, tile: Tile, pads: bool) -> tuple[_Part, ...]:
+    """The tiles of a problem; where the algorithm ``pads``, their problems have the margins."""
+    found = []
+    for (first, last), (top, bottom) in product(
+        _intervals(p.batch, tile.images), _intervals(p.output_size[0], tile.rows)
+    ):
+        rows, margin = p.window(0, top, bottom)
+        margins = (margin, *p.padding[1:])
+        here = part(p, Tile(last - first, bottom - top))
+        if pads:
+            here = replace(here, size=(rows.stop - rows.start, *p.size[1:]), padding=margins)
+        images, everything = slice(first, last), slice(None)
+        source, target = (images, everything, everything, rows), (images, everything, everything, slice(top, bottom))
+        found.append(_Part((*source, ...), (*target, ...), here, margins))
+    return tuple(found)
+
+
+@lru_cache
+def multiplies(algorithm: Algorithm, p: ConvProblem) -> bool:
+    """Whether an algorithm multiplies matrices, and so has BLAS at work."""
+    return algorithm.cost(p).matmul_macs > 0
+
+
 def convolve(
     algorithm: Algorithm,
     x: Array,
@@ -88,7 +121,7 @@ def convolve(
     y = new(xp.empty, p.result_shape, order, result, device(x), xp)
     write, pads = algorithm.write if result == total else None, algorithm.pads(p)
 
-    def padded(x: Array, margins: list[tuple[int, int]]) -> Array:
+    def padded(x: Array, margins: tuple[tuple[int, int], ...]) -> Array:
         if x.dtype != total:
             x = xp.astype(x, total)
         if pads:
@@ -96,30 +129,22 @@ def convolve(
         widths = [(0, 0), (0, 0), (0, 0), *margins]
         return xp.permute_dims(pad(xp.permute_dims(x, order), [widths[axis] for axis in order], "constant", xp), back)
 
-    def run(images: tuple[int, int], outputs: tuple[int, int]) -> None:
-        (first, last), (top, bottom) = images, outputs
-        rows, margin = p.window(0, top, bottom)
-        margins = [margin, *p.padding[1:]]
-        here = part(p, Tile(last - first, bottom - top))
-        if pads:
-            size = (rows.stop - rows.start, *p.size[1:])
-            here = replace(here, size=size, padding=tuple(margins))
-        image = padded(x[first:last, :, :, rows, ...], margins)
-        inside = (slice(first, last), slice(None), slice(None), slice(top, bottom), ...)
+    def run(one: _Part) -> None:
+        image = padded(x[one.source], one.margins)
         if write is not None:
-            write(image, kernel, here, xp, y[inside])
+            write(image, kernel, one.problem, xp, y[one.target])
             if bias is not None:
-                y[inside] += bias
+                y[one.target] += bias
             return
-        found = algorithm.run(image, kernel, here, xp)
+        found = algorithm.run(image, kernel, one.problem, xp)
         if bias is not None:
             found += bias
-        y[inside] = found if result == total else xp.astype(found, result)
+        y[one.target] = found if result == total else xp.astype(found, result)
 
-    tiles = product(_intervals(p.batch, tile.images), _intervals(p.output_size[0], tile.rows))
+    parts = _parts(p, tile, pads)
     if workers > 1:
-        run_all((partial(run, *corner) for corner in tiles), workers)
+        run_all([partial(run, one) for one in parts], workers, multiplies(algorithm, parts[0].problem))
     else:
-        for corner in tiles:
-            run(*corner)
+        for one in parts:
+            run(one)
     return y

@@ -19,7 +19,7 @@ from strategies import cases
 import polyconv as pc
 from polyconv import arrays
 from polyconv.algorithms import direct, fused
-from polyconv.compiled.microkernel import copy, gather, multiply, multiply_channels, multiply_scaled
+from polyconv.compiled.microkernel import copy, gather, multiply, slide
 from polyconv.execution import road
 from polyconv.planning import make_plan
 from polyconv.tiling import Tile
@@ -33,13 +33,8 @@ def run_multiply(element, rows, vectors, *operands):
 
 
 @njit
-def run_channels(element, rows, vectors, *operands):
-    multiply_channels(element, rows, vectors, *operands)
-
-
-@njit
-def run_scaled(element, rows, vectors, *operands):
-    multiply_scaled(element, rows, vectors, *operands)
+def run_slide(element, rows, several, scalars, *operands):
+    slide(element, rows, several, scalars, *operands)
 
 
 @njit
@@ -56,11 +51,9 @@ def numbers(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
     return rng.integers(0, 9, size).astype(dtype)  # sums of them are exact in every dtype
 
 
-@pytest.mark.parametrize("kernel", ["multiply", "channels", "scaled"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_micro_kernel_keeps_its_definition(kernel: str, dtype: str) -> None:
+def test_the_micro_kernel_keeps_its_definition(dtype: str) -> None:
     """Whole blocks and parts of blocks, from zero and on top of what is there; nothing else is written."""
-    run = {"multiply": run_multiply, "channels": run_channels, "scaled": run_scaled}[kernel]
     rng = np.random.default_rng(0)
     lanes = 64 // np.dtype(dtype).itemsize
     for rows, vectors in ((1, 1), (3, 2), (6, 1)):
@@ -72,13 +65,35 @@ def test_the_micro_kernel_keeps_its_definition(kernel: str, dtype: str) -> None:
             a_taps, b_taps = (rng.integers(0, 300, taps) for _ in range(2))
             expected = y.copy()
             for m, i in product(range(number), range(min(some, wide))):
-                left = 7 + a_rows[first + m] + a_taps[begin:] + (i if kernel != "multiply" else 0)
-                right = 3 + b_taps[begin:] + (i if kernel != "scaled" else 0)
+                left, right = 7 + a_rows[first + m] + a_taps[begin:], 3 + b_taps[begin:] + i
                 place = 5 + y_rows[first + m] + i
                 expected[place] = (a[left] * b[right]).sum() + (y[place] if begin else 0)
             at = (arrays.address(a), 7, a_rows, a_taps, arrays.address(b), 3, b_taps, arrays.address(y), 5, y_rows)
-            run(a[0], (0,) * rows, (0,) * vectors, *at, first, number, some, begin, taps)
+            run_multiply(a[0], (0,) * rows, (0,) * vectors, *at, first, number, some, begin, taps)
             np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("scalars", [(), (0,)], ids=["vectors", "scalars"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sliding_kernel_keeps_its_definition(scalars: tuple[int, ...], dtype: str) -> None:
+    """Windows that share pixels and windows that do not, whole vectors and parts, taps that several divide or not."""
+    rng = np.random.default_rng(0)
+    lanes = 64 // np.dtype(dtype).itemsize
+    for (rows, several, row), taps, some in product(
+        ((1, 1, 20), (5, 1, 40), (4, 3, 20), (3, 5, 20), (1, 2, 20)), (0, 3, 5, 7), (1, lanes - 1, lanes, lanes + 3)
+    ):
+        a, b, y = (numbers(rng, 900, dtype) for _ in range(3))
+        a_lines, b_lines = (rng.integers(0, 300, 6) for _ in range(2))
+        tap, b_tap, y_row, begin, end = 20, 21, 80, 1, 5
+        expected = y.copy()
+        for m, i in product(range(rows), range(min(some, lanes))):
+            steps = np.arange(taps)
+            left = 7 + a_lines[begin:end, None] + m * row + steps * tap + i
+            right = 3 + b_lines[begin:end, None] + steps * b_tap + (0 if scalars else i)
+            expected[5 + m * y_row + i] = (a[left] * b[right]).sum()
+        at = (arrays.address(a), 7, row, tap, a_lines, arrays.address(b), 3, b_tap, b_lines, arrays.address(y), 5)
+        run_slide(a[0], (0,) * rows, (0,) * several, scalars, *at, y_row, some, begin, end, taps)
+        np.testing.assert_array_equal(y, expected)
 
 
 def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
@@ -110,8 +125,11 @@ def test_copies_write_what_they_should_and_nothing_else(dtype: str) -> None:
 SHAPES = {
     "filters": ((2, 9, 11, 5), (3, 2, 5, 37), {"layout": "NHWC"}),
     "filters, groups": ((2, 9, 11, 6), (3, 2, 2, 33), {"layout": "NHWC", "groups": 3}),
-    "channels": ((2, 9, 11, 21), (3, 2, 1, 21), {"layout": "NHWC", "groups": 21}),
-    "planes": ((2, 5, 9, 40), (5, 1, 3, 4), {"groups": 5}),
+    "lines, channels": ((2, 9, 11, 21), (3, 2, 1, 21), {"layout": "NHWC", "groups": 21}),
+    "lines, long": ((2, 40, 60, 17), (3, 9, 1, 17), {"layout": "NHWC", "groups": 17}),
+    "lines, planes": ((2, 5, 9, 40), (5, 1, 3, 4), {"groups": 5}),
+    "lines, high planes": ((1, 3, 60, 20), (3, 1, 11, 2), {"groups": 3}),
+    "lines, one channel": ((2, 33, 20, 1), (3, 4, 1, 1), {"layout": "NHWC"}),
     "positions": ((2, 3, 9, 70), (7, 3, 3, 4), {}),
     "positions, groups": ((2, 6, 9, 40), (4, 3, 3, 4), {"groups": 2}),
     "panels": ((2, 3, 9, 20), (33, 3, 3, 4), {}),

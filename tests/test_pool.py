@@ -165,6 +165,29 @@ def test_blas_keeps_to_one_thread_inside() -> None:
     assert blas_threads() == [2] * len(blas_threads())
 
 
+def test_blas_is_left_alone_by_tasks_that_do_not_use_it() -> None:
+    seen: list[list[int]] = []
+    run_all([lambda: seen.append(blas_threads())] * 4, 2, blas=False)
+    assert seen == [[2] * len(blas_threads())] * 4
+
+
+@pytest.mark.parametrize(("algorithm", "held"), [("im2col", 1), ("direct", 2)])
+def test_blas_is_held_by_what_multiplies_matrices(algorithm: str, held: int) -> None:
+    """While tiles are run on several threads."""
+    seen: list[list[int]] = []
+    x, w = np.ones((4, 2, 40, 31)), np.ones((3, 2, 3, 3))
+    plan = pc.plan(x, w, algorithm=algorithm)
+    chosen = plan.chosen.algorithm
+
+    def run(*args: Any) -> Any:
+        seen.append(blas_threads())
+        return chosen.run(*args)
+
+    tiled = road(plan.call, dataclasses.replace(chosen, run=run, write=None), Tile(1, 20), 2)
+    tiled(x, *tiled.prepare(w, None))
+    assert seen == [[held] * len(blas_threads())] * 8
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_blas_waits_for_its_last_user(fails: bool) -> None:
     """Two users overlap; the first to come goes first, and the second still has one thread."""
@@ -297,9 +320,9 @@ def test_results_do_not_depend_on_workers(dtype: str, algorithm: str) -> None:
 def test_one_worker_needs_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counted(tasks: Any, workers: int) -> None:
+    def counted(tasks: Any, workers: int, blas: bool) -> None:
         calls.append(workers)
-        run_all(tasks, workers)
+        run_all(tasks, workers, blas)
 
     monkeypatch.setattr("polyconv.tiling.run_all", counted)
     with_workers(1, "float32", "im2col")

@@ -36,7 +36,7 @@ CLASSICAL = {
 REST = 0.15  # seconds: OpenBLAS's threads spin for 2**28 cycles
 WARM = 0.05  # seconds
 _BLOCK = 1e-3  # seconds
-_TURN = 0.02  # seconds
+_TURN = 0.1  # seconds
 
 
 def once(call: Callable[[], Any]) -> float:

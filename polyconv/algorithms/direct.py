@@ -16,10 +16,12 @@ from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..arrays import Array, address, every, memory, new, offsets
+from ..arrays import Array, address, aligned, every, memory, new, offsets
 from ..problem import ConvProblem
 from ..rounding import direct
+from . import sliding
 from .base import Algorithm, Cost
+from .edges import runs
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -64,33 +66,32 @@ def block(rows: int, vectors: int, across: int, each: int, registers: int, highe
     return best, least
 
 
+def _depth(p: ConvProblem) -> int:
+    """Taps at a time: about as many as a near cache holds, and all of them if they are not many more."""
+    taps = p.channels * p.taps
+    return -(-taps // max(1, round(taps / DEPTH)))
+
+
 def over(p: ConvProblem) -> str:
-    """What the vectors of the loops hold: filters, channels, positions in planes of their own, positions, or panels.
+    """What the vectors of the loops hold: lines of channels or planes of their own, filters, positions, or panels.
 
     Panels are positions whose windows are unrolled first, which pays where they meet many filters.
     """
-    one = p.channels == p.filters == 1
-    if p.channels_last and (p.groups > 1 or not one):
-        return "channels" if one else "filters"
-    if one:
-        return "planes"
+    if p.channels == p.filters == 1:
+        return "lines"
+    if p.channels_last:
+        return "filters"
     return "positions" if p.output_size[-1] >= 16 and p.filters < _MANY else "panels"
 
 
 def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
-    positions, kind, row = p.batch * p.positions, over(p), -(-p.output_size[-1] // lanes)
+    positions, kind = p.batch * p.positions, over(p)
     if kind == "filters":
         found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, _SOME)
         cycles *= positions / ENDLESS * p.groups
-    elif kind == "channels":
-        found, cycles = block(ENDLESS, -(-p.groups // lanes), 1, 2, registers, _SOME)
-        cycles *= positions / ENDLESS
-    elif kind == "planes":
-        found, cycles = block(p.positions // p.output_size[-1], row, 0, 2, registers, _SOME)
-        cycles *= p.batch * p.groups
     elif kind == "positions":
-        found, cycles = block(p.filters, row, 2, 1, registers, _TALL)
+        found, cycles = block(p.filters, -(-p.output_size[-1] // lanes), 2, 1, registers, _TALL)
         cycles *= positions // p.output_size[-1] * p.groups
     else:
         found, cycles = block(p.filters, ENDLESS, 1, 1, registers, _TALL)
@@ -102,8 +103,7 @@ def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]
 class Packed(NamedTuple):
     """A kernel in the order in which the micro-kernel reads it.
 
-    ``w`` is flat, ``(G, panels, taps, width)``, or ``(taps, G)`` over channels and ``(G, taps)`` in planes of their
-    own; ``block`` was chosen with it, and has vectors ``width`` wide.
+    ``w`` is flat, ``(G, panels, taps, width)``; ``block`` was chosen with it, and has vectors ``width`` wide.
     """
 
     w: Array
@@ -111,20 +111,20 @@ class Packed(NamedTuple):
     width: int
 
 
-def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
+def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed | sliding.Lines:
+    if over(p) == "lines":
+        return sliding.prepare(w, p, xp)
     from ..compiled import microkernel
 
     lanes = microkernel.VECTOR_BYTES // p.itemsize
     found, _ = _blocked(p, microkernel.REGISTERS, lanes)
     taps, kind = range(3, 3 + p.ndim), over(p)
-    if kind in ("channels", "planes"):
-        flat = xp.reshape(xp.permute_dims(w, (*taps, 0, 1, 2) if kind == "channels" else (0, 1, 2, *taps)), (-1,))
-        return Packed(xp.asarray(flat, copy=True), found, found.vectors * lanes)
     order = (0, *taps, 2, 1) if kind == "filters" else (0, 2, *taps, 1)
     width = found.vectors * lanes if kind == "filters" else found.rows
     panels = -(-p.filters // width)
     columns = xp.reshape(xp.permute_dims(w, order), (p.groups, -1, p.filters))
-    packed = xp.zeros((p.groups, panels, columns.shape[1], width), dtype=w.dtype)
+    packed = aligned((p.groups, panels, columns.shape[1], width), w.dtype)
+    packed[:, -1, ...] = 0
     for panel in range(panels):
         some = columns[:, :, panel * width : (panel + 1) * width]
         packed[:, panel, :, : some.shape[2]] = some
@@ -134,48 +134,19 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
 def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
     """Every ``step``-th element of the last axis together: ``(..., W)`` -> ``(..., step, W / step, rounded up)``."""
     last = x.shape[-1]
-    apart = xp.zeros((*x.shape[:-1], min(step, last), -(-last // step)), dtype=x.dtype)
+    apart = aligned((*x.shape[:-1], min(step, last), -(-last // step)), x.dtype)
+    apart[..., -1] = 0  # some phases are an element shorter
     for phase in range(apart.shape[-2]):
         some = x[..., phase::step]
         apart[..., phase, : some.shape[-1]] = some
     return apart
 
 
-class _Run(NamedTuple):
-    """Neighbouring outputs along an axis that see the same taps, where the others fall on zeros around the image."""
-
-    first: int
-    outputs: int
-    tap: int
-    taps: int
-    start: int  # the pixel that the first output sees first
-
-
-@lru_cache(maxsize=1024)
-def _runs(outputs: int, taps: int, stride: int, dilation: int, low: int, size: int) -> tuple[_Run, ...]:
-    """An axis of ``outputs`` in runs, ``low`` zeros lying before the ``size`` pixels of the image."""
-    found: list[_Run] = []
-    for o in range(outputs):
-        begin = o * stride - low
-        tap = min(max(0, -(begin // dilation)), taps)
-        number = max(0, min(taps, (size - 1 - begin) // dilation + 1) - tap)
-        if found and (found[-1].tap, found[-1].taps) == (tap, number):
-            found[-1] = found[-1]._replace(outputs=found[-1].outputs + 1)
-        else:
-            found.append(_Run(o, 1, tap, number, begin + tap * dilation))
-    return tuple(found)
-
-
-def _axes(p: ConvProblem) -> list[tuple[_Run, ...]]:
-    lows = [low for low, _ in p.padding]
-    return [*map(_runs, p.output_size, p.kernel, p.stride, p.dilation, lows, p.size)]
-
-
 def _absorbs(p: ConvProblem) -> bool:
     """Edges are convolved for themselves, with the taps that meet the image, where they are few enough."""
-    if over(p) not in ("channels", "filters") or sum(map(sum, p.padding)) > _EDGES * p.ndim:
+    if not (over(p) == "filters" or sliding.over_channels(p)) or sum(map(sum, p.padding)) > _EDGES * p.ndim:
         return False
-    return math.prod(map(len, _axes(p))) <= _REGIONS
+    return math.prod(map(len, runs(p))) <= _REGIONS
 
 
 class _Region(NamedTuple):
@@ -192,21 +163,20 @@ def _regions(
 ) -> tuple[tuple[_Region, ...], tuple[tuple[slice, ...], ...]]:
     """The regions of a problem with margins, and what of the result sees nothing but those."""
     regions, zeros = [], []
-    for runs in product(*_axes(p)):
-        if not all(run.taps for run in runs):
-            zeros.append(tuple(slice(run.first, run.first + run.outputs) for run in runs))
+    for some in product(*runs(p)):
+        if not all(run.taps for run in some):
+            zeros.append(tuple(slice(run.first, run.first + run.outputs) for run in some))
             continue
-        kernel = tuple(run.taps for run in runs)
+        kernel = tuple(run.taps for run in some)
         lengths = (
-            (run.outputs - 1) * s + (run.taps - 1) * d + 1 for run, s, d in zip(runs, p.stride, p.dilation, strict=True)
+            (run.outputs - 1) * s + (run.taps - 1) * d + 1 for run, s, d in zip(some, p.stride, p.dilation, strict=True)
         )
         here = replace(p, size=tuple(lengths), kernel=kernel, padding=((0, 0),) * p.ndim)
-        x = sum(run.start * step for run, step in zip(runs, x_strides[3:], strict=True))
-        y = sum(run.first * step for run, step in zip(runs, y_strides[3:], strict=True))
-        inner = p.channels * width if over(p) == "filters" else p.groups
-        steps = [math.prod(p.kernel[axis + 1 :]) * inner for axis in range(p.ndim)]
+        x = sum(run.start * step for run, step in zip(some, x_strides[3:], strict=True))
+        y = sum(run.first * step for run, step in zip(some, y_strides[3:], strict=True))
+        steps = [math.prod(p.kernel[axis + 1 :]) * p.channels * width for axis in range(p.ndim)]
         taps = tuple(
-            tuple((run.tap + i) * step for i in range(run.taps)) for run, step in zip(runs, steps, strict=True)
+            tuple((run.tap + i) * step for i in range(run.taps)) for run, step in zip(some, steps, strict=True)
         )
         regions.append(_Region(x, y, _arguments(here, x_strides, y_strides, width, xp, taps, p.taps)))
     return tuple(regions), tuple(zeros)
@@ -226,7 +196,7 @@ def _arguments(
     ``w_taps``, for each axis, is where in the kernel, which may have more of them, its taps lie.
     """
     kind, (first, *_), extent = over(p), p.output_size, p.output_size[-1]
-    depth = min(p.channels * p.taps, DEPTH)
+    depth = _depth(p)
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
     x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=False)]
@@ -239,7 +209,7 @@ def _arguments(
     def table(*axes: Sequence[int]) -> Array:
         return offsets(axes, xp)
 
-    if kind in ("channels", "filters"):
+    if kind == "filters":
         row = p.positions // first
         if p.positions <= _NEAR:  # a strip is some images, else some rows of one
             some = min(p.batch, max(1, _NEAR // p.positions))
@@ -249,34 +219,38 @@ def _arguments(
             some = max(1, _NEAR // row)
             x_starts, y_starts = table(x_steps[0][:some], *x_steps[1:]), table(y_steps[0][:some], *y_steps[1:])
             strips = (p.batch, x_image, y_image, p.positions, some * p.stride[0] * x_space[0], some * y_space[0])
-        if kind == "channels":
-            return x_starts, table(*taps), y_starts, strips, table(*w_taps), width, p.groups
         x_taps, panel = table(*taps, every(p.channels, x_channel)), all_taps * p.channels * width
         from_w = table(*w_taps, every(p.channels, width))
         return depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups
     x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.batch, p.groups)
-    if kind == "planes":
-        return x_rows, table(*taps), x_image, x_group, y_rows, y_image, y_group, *lengths
     x_taps, y_filters = table(every(p.channels, x_channel), *taps), table(every(p.filters, y_filter))
     if kind == "positions":
         return depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group, *lengths
     return depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group, *lengths
 
 
-def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
+def _unzips(p: ConvProblem) -> bool:
+    """Whether vectors hold positions that lie apart in the image."""
+    return p.stride[-1] > 1 and over(p) != "filters" and not sliding.over_channels(p)
+
+
+def _write(x: Array, kernel: Packed | sliding.Lines, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
     from ..compiled import loops
 
-    kind, (rows, vectors), width = over(p), kernel.block, kernel.width
-    if kind in ("panels", "planes", "positions") and p.stride[-1] > 1:
+    if _unzips(p):
         x = _unzip(x, p.stride[-1], xp)
-    pixels, x_strides = memory(x, {"filters": None, "channels": 1}.get(kind, -1))
+    if isinstance(kernel, sliding.Lines):
+        sliding.write(x, kernel, p, xp, y)
+        return
+    kind, (rows, vectors), width = over(p), kernel.block, kernel.width
+    pixels, x_strides = memory(x, None if kind == "filters" else -1)
     result, y_strides = memory(y)
-    panel = [xp.empty(width * min(p.channels * p.taps, DEPTH), dtype=x.dtype)] if kind == "panels" else []
+    panel = [aligned((width * _depth(p),), x.dtype)] if kind == "panels" else []
     # An element's type and the lengths of two tuples choose the code.
     run = partial(getattr(loops, f"over_{kind}"), kernel.w[0], (0,) * rows, (0,) * vectors)
     at, from_w, to, *more = map(address, (pixels, kernel.w, result, *panel))
-    if kind in ("channels", "filters"):
+    if kind == "filters":
         regions, zeros = _regions(p, x_strides, y_strides, width, xp)
         for region in regions:
             run(at + region.x * p.itemsize, from_w, to + region.y * p.itemsize, *region.arguments)
@@ -301,12 +275,12 @@ def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Arra
 
 def _cost(p: ConvProblem) -> Cost:
     lanes = VECTOR_BYTES // p.itemsize
-    _, cycles = _blocked(p, REGISTERS, lanes)
+    cycles = (sliding.block if over(p) == "lines" else _blocked)(p, REGISTERS, lanes)[1]
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
-    panel = 0 if over(p) != "panels" else min(p.channels * p.taps, DEPTH) * 64
+    panel = 0 if over(p) != "panels" else _depth(p) * 64
     # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
     copied = 0 if over(p) == "filters" else p.image_elements + p.image_elements // p.size[-1] * p.stride[-1]
-    zipped = copied if over(p) not in ("filters", "channels") and p.stride[-1] > 1 else 0
+    zipped = copied if _unzips(p) else 0
     return Cost(
         other_flops=2 * p.macs,
         loop_slots=int(2 * lanes * cycles),

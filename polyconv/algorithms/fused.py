@@ -14,7 +14,7 @@ from itertools import product
 from types import ModuleType
 from typing import NamedTuple
 
-from ..arrays import Array, address, every, memory, new, offsets, padded_rows
+from ..arrays import Array, address, aligned, every, memory, new, offsets, padded_rows
 from ..padding import pad
 from ..problem import ConvProblem
 from .base import Cost
@@ -94,12 +94,13 @@ def prepare(
     # The micro-kernel reads as many rows of each matrix as the longest axis has, and forgets those that are too many.
     beyond = xp.zeros(max(inputs) ** 2, dtype=w.dtype)
     at, g, bt = (xp.concat([*(xp.reshape(matrix, (-1,)) for matrix in each), beyond]) for each in matrices)
-    packed = xp.zeros(points * p.groups * panels * p.channels * width, dtype=w.dtype)
+    packed = aligned((points * p.groups * panels * p.channels * width,), w.dtype)
+    packed[...] = 0
     weights, (w_group, _, w_channel, *w_space) = memory(w, 1)
     one_point = p.groups * panels * p.channels * width
     ways = _ways(inputs, w_space, [one_point * entry for entry in _apart(inputs)], width)
     table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
-    scratch = xp.empty(points * width, dtype=w.dtype)
+    scratch = aligned((points * width,), w.dtype)
     blocks.kernel_panels(
         packed[0], (0,) * max(inputs), (0,) * vectors, address(g), table,
         address(weights), w_group, w_channel, w_lines, address(packed), panel_lines,
@@ -234,9 +235,9 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
     number = together(p, points, p.batch * math.prod(len(axis.starts) for axis in axes))
     (rows, vectors), lanes = kernel.block, kernel.lanes
     t = _tables(p, m, x_strides, y_strides, number, lanes, xp)
-    image = xp.empty((points * number + rows) * p.channels, dtype=x.dtype)
-    products = xp.empty(points * number * p.filters, dtype=x.dtype)
-    scratch = xp.empty(points * lanes, dtype=x.dtype)
+    image = aligned(((points * number + rows) * p.channels,), x.dtype)
+    products = aligned((points * number * p.filters,), x.dtype)
+    scratch = aligned((points * lanes,), x.dtype)
     blocks.winograd(
         kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes * p.itemsize // microkernel.VECTOR_BYTES),
         (0,) * rows, (0,) * vectors, DEPTH, lanes, number,

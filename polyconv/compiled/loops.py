@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from numba import njit
 
-from .microkernel import copy, gather, multiply, multiply_channels, multiply_scaled
+from .microkernel import copy, gather, multiply, slide
 
-__all__ = ["interleave", "over_channels", "over_filters", "over_panels", "over_planes", "over_positions"]
+__all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions"]
 
 
 @njit(nogil=True, cache=True)
@@ -46,45 +46,49 @@ def over_filters(
 
 
 @njit(nogil=True, cache=True)
-def over_channels(element, rows, vectors, x, w, y, x_starts, x_taps, y_starts, strips, w_taps, width, channels):
-    """Vectors of channels, each with a filter of its own: a block is some positions by ``width`` channels.
-
-    The tables and ``strips`` are those of :func:`over_filters`, but for channels; ``w`` is ``(taps, channels)``.
-    """
-    taps, strip = x_taps.size, x_starts.size
-    images, x_image, y_image, positions, x_strip, y_strip = strips
-    for image in range(images):
-        for start in range(0, positions, strip):
-            x_base = image * x_image + start // strip * x_strip
-            y_base = image * y_image + start // strip * y_strip
-            number = min(strip, positions - start)
-            for p in range(0, number, len(rows)):
-                for c in range(0, channels, width):
-                    multiply_channels(
-                        element, rows, vectors, x, x_base + c, x_starts, x_taps, w, c, w_taps, y, y_base + c, y_starts,
-                        p, min(len(rows), number - p), min(width, channels - c), 0, taps,
-                    )  # fmt: skip
-
-
-@njit(nogil=True, cache=True)
-def over_planes(
-    element, rows, vectors, x, w, y, x_rows, x_taps, x_image, x_group, y_rows, y_image, y_group, extent, width, images,
-    groups,
+def over_lines(
+    element, rows, several, scalars, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap, y_row, outer, along, images,
+    planes, w_along, extent, stretch, width,
 ):  # fmt: skip
-    """Vectors of positions, where each plane has one filter of its own: a block is some rows by ``width`` positions.
+    """Kernels that slide along an axis, each over a channel of its own: ``rows`` neighbouring outputs by ``width``.
 
-    ``x_rows`` and ``y_rows`` say where in its plane each row of ``extent`` outputs begins; ``w`` is ``(groups, taps)``.
+    Vectors hold channels, or, if there are ``scalars``, positions in ``planes``, of which it says how many there are and
+    how far apart in ``x``, ``y`` and ``w``; ``images`` says the like of ``x`` and ``y``. ``extent`` is the number of
+    channels, or of positions, ``w_along`` how far apart in ``w`` their taps are, and ``stretch`` how
+    many are taken through an image at a time. ``outer`` has a row for every place on the other axes:
+    where it lies in ``x`` and ``y``, and the first and last of its lines of taps, which begin at ``x_lines`` and
+    ``w_lines``. ``along`` has one for every run of outputs that see the same taps of a line: where it lies in ``x`` and
+    ``y``, how many outputs there are, where its taps lie in ``w``, and how many those are.
     """
-    taps, number = x_taps.size, x_rows.size
-    for image in range(images):
-        for group in range(groups):
-            x_base, y_base = image * x_image + group * x_group, image * y_image + group * y_group
-            for j in range(0, extent, width):
-                for row in range(0, number, len(rows)):
-                    multiply_scaled(
-                        element, rows, vectors, x, x_base + j, x_rows, x_taps, w, group * taps, 1,
-                        y, y_base + j, y_rows, row, min(len(rows), number - row), min(width, extent - j), 0, taps,
-                    )  # fmt: skip
+    number, x_image, y_image = images
+    some, x_plane, y_plane, w_plane = planes
+    for image in range(number):
+        for plane in range(some):
+            for start in range(0, extent, stretch):
+                for place in range(outer.shape[0]):
+                    x_base = image * x_image + plane * x_plane + outer[place, 0]
+                    y_base = image * y_image + plane * y_plane + outer[place, 1]
+                    begin, end = outer[place, 2], outer[place, 3]
+                    for run in range(along.shape[0]):
+                        outputs, w_run, taps = along[run, 2], plane * w_plane + along[run, 3], along[run, 4]
+                        for p in range(0, outputs, len(rows)):
+                            first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
+                            x_block = x_base + along[run, 0] + first * x_row
+                            y_block = y_base + along[run, 1] + first * y_row
+                            for i in range(start, min(start + stretch, extent), width):
+                                if outputs >= len(rows):
+                                    slide(
+                                        element, rows, several, scalars, x, x_block + i, x_row, x_tap, x_lines,
+                                        w, w_run + i * w_along, w_tap, w_lines, y, y_block + i, y_row,
+                                        min(width, extent - i), begin, end, taps,
+                                    )  # fmt: skip
+                                    continue
+                                for m in range(outputs):
+                                    slide(
+                                        element, (0,), several, scalars, x, x_block + m * x_row + i, x_row, x_tap, x_lines,
+                                        w, w_run + i * w_along, w_tap, w_lines, y, y_block + m * y_row + i, y_row,
+                                        min(width, extent - i), begin, end, taps,
+                                    )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)

@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "multiply_channels", "multiply_scaled"]
+__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "slide"]
 
 _WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
 VECTOR_BYTES = 64 if _WIDE else 32
@@ -84,79 +84,6 @@ class _Vectors:
         return self.builder.add(self.builder.mul(a, b), c)
 
 
-def _micro_kernel(left_spreads: bool, right_spreads: bool) -> Any:
-    """The code of a micro-kernel; an operand that spreads has one number for all lanes."""
-
-    def typed(context: Any, element: Any, rows: Any, vectors: Any, *operands: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            v = _Vectors(builder, signature.args[0])
-
-            def data(which: int) -> Any:
-                return builder.inttoptr(args[which], v.type.element.as_pointer())
-
-            def table(which: int) -> Callable[[Any], Any]:
-                if isinstance(signature.args[which], types.Array):
-                    entries = context.make_array(signature.args[which])(context, builder, args[which]).data
-                    return lambda index: builder.load(builder.gep(entries, [index]))
-                return lambda index: builder.mul(
-                    index, context.cast(builder, args[which], signature.args[which], types.int64)
-                )
-
-            a_base, b_base, base, first, number, lanes, begin, end = (args[i] for i in (4, 8, 11, 13, 14, 15, 16, 17))
-            a, b, y = map(data, (3, 7, 10))
-            a_rows, a_steps, b_steps, y_rows = map(table, (5, 6, 9, 12))
-
-            def operand(array: Any, offset: Any, spreads: bool, masks: list[Any]) -> list[Any]:
-                if spreads:
-                    return [v.splat(builder.load(builder.gep(array, [offset])))] * len(masks)
-                return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
-
-            def ahead(offset: Any, vector: int) -> Any:
-                return builder.add(offset, _INDEX(vector * v.lanes))
-
-            wanted = [builder.icmp_signed("<", _INDEX(m), number) for m in range(len(rows))]
-            # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
-            which = [builder.add(first, builder.select(want, _INDEX(m), _INDEX(0))) for m, want in enumerate(wanted)]
-            y_start = [builder.add(base, y_rows(index)) for index in which]
-            if not isinstance(signature.args[5], types.Array):  # evenly spaced, and there for all
-                which = [builder.add(first, _INDEX(m)) for m in range(len(rows))]
-            a_start = [builder.add(a_base, a_rows(index)) for index in which]
-
-            def block(masks: list[Any]) -> None:
-                sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
-                with builder.if_else(builder.icmp_signed("==", begin, _INDEX(0)), likely=True) as (new, more):
-                    with new:
-                        for place in chain.from_iterable(sums):
-                            builder.store(v.zero, place)
-                    with more:
-                        for row, start in zip(sums, y_start, strict=True):
-                            for place, vector in zip(row, operand(y, start, False, masks), strict=True):
-                                builder.store(vector, place)
-                with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
-                    a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
-                    right = operand(b, b_start, right_spreads, masks)
-                    for row, start in zip(sums, a_start, strict=True):
-                        left = operand(a, builder.add(start, a_step), left_spreads, masks)
-                        for place, one, other in zip(row, left, right, strict=True):
-                            builder.store(v.multiply_add(one, other, builder.load(place)), place)
-                for want, row, start in zip(wanted, sums, y_start, strict=True):
-                    with builder.if_then(want, likely=True):
-                        for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
-                            v.store(builder.load(place), y, ahead(start, i), mask)
-
-            full = builder.icmp_signed(">=", lanes, _INDEX(len(vectors) * v.lanes))
-            with builder.if_else(full, likely=True) as (then, otherwise):
-                with then:
-                    block([None] * len(vectors))
-                with otherwise:
-                    block([v.first(builder.sub(lanes, _INDEX(i * v.lanes))) for i in range(len(vectors))])
-            return context.get_dummy_value()
-
-        return types.void(element, rows, vectors, *operands), build
-
-    return typed
-
-
 @intrinsic
 def multiply(
     context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
@@ -175,28 +102,147 @@ def multiply(
     tables, ``*_rows`` and ``*_taps``, hold offsets in elements; an integer stands for the table of its multiples, and is
     the faster. Where it is the rows', the loop needs one register for all their addresses, of which there are few.
     """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = _Vectors(builder, signature.args[0])
+
+        def data(which: int) -> Any:
+            return builder.inttoptr(args[which], v.type.element.as_pointer())
+
+        def table(which: int) -> Callable[[Any], Any]:
+            if isinstance(signature.args[which], types.Array):
+                entries = context.make_array(signature.args[which])(context, builder, args[which]).data
+                return lambda index: builder.load(builder.gep(entries, [index]))
+            return lambda index: builder.mul(
+                index, context.cast(builder, args[which], signature.args[which], types.int64)
+            )
+
+        a_base, b_base, base, first, number, lanes, begin, end = (args[i] for i in (4, 8, 11, 13, 14, 15, 16, 17))
+        a, b, y = map(data, (3, 7, 10))
+        a_rows, a_steps, b_steps, y_rows = map(table, (5, 6, 9, 12))
+
+        def vectors_of(array: Any, offset: Any, masks: list[Any]) -> list[Any]:
+            return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
+
+        def ahead(offset: Any, vector: int) -> Any:
+            return builder.add(offset, _INDEX(vector * v.lanes))
+
+        wanted = [builder.icmp_signed("<", _INDEX(m), number) for m in range(len(rows))]
+        # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
+        which = [builder.add(first, builder.select(want, _INDEX(m), _INDEX(0))) for m, want in enumerate(wanted)]
+        y_start = [builder.add(base, y_rows(index)) for index in which]
+        if not isinstance(signature.args[5], types.Array):  # evenly spaced, and there for all
+            which = [builder.add(first, _INDEX(m)) for m in range(len(rows))]
+        a_start = [builder.add(a_base, a_rows(index)) for index in which]
+
+        def block(masks: list[Any]) -> None:
+            sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
+            with builder.if_else(builder.icmp_signed("==", begin, _INDEX(0)), likely=True) as (new, more):
+                with new:
+                    for place in chain.from_iterable(sums):
+                        builder.store(v.zero, place)
+                with more:
+                    for row, start in zip(sums, y_start, strict=True):
+                        for place, vector in zip(row, vectors_of(y, start, masks), strict=True):
+                            builder.store(vector, place)
+            with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
+                a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
+                right = vectors_of(b, b_start, masks)
+                for row, start in zip(sums, a_start, strict=True):
+                    left = v.splat(builder.load(builder.gep(a, [builder.add(start, a_step)])))
+                    for place, other in zip(row, right, strict=True):
+                        builder.store(v.multiply_add(left, other, builder.load(place)), place)
+            for want, row, start in zip(wanted, sums, y_start, strict=True):
+                with builder.if_then(want, likely=True):
+                    for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
+                        v.store(builder.load(place), y, ahead(start, i), mask)
+
+        full = builder.icmp_signed(">=", lanes, _INDEX(len(vectors) * v.lanes))
+        with builder.if_else(full, likely=True) as (then, otherwise):
+            with then:
+                block([None] * len(vectors))
+            with otherwise:
+                block([v.first(builder.sub(lanes, _INDEX(i * v.lanes))) for i in range(len(vectors))])
+        return context.get_dummy_value()
+
     operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
-    return _micro_kernel(True, False)(context, element, rows, vectors, *operands)
+    return types.void(element, rows, vectors, *operands), build
 
 
 @intrinsic
-def multiply_channels(
-    context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
-    begin, end,
+def slide(
+    context, element, rows, several, scalars, a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines, y, y_base,
+    y_row, lanes, begin, end, taps,
 ):  # fmt: skip
-    """As :func:`multiply`, where ``a`` has vectors as well: ``a[a_base + a_rows[first + m] + a_taps[t] + i]``."""
-    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
-    return _micro_kernel(False, False)(context, element, rows, vectors, *operands)
+    """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of as many rows as ``rows`` has.
 
+    For every row ``m`` and ``i < lanes``, ``l`` from ``begin`` to ``end - 1`` and ``t < taps``::
 
-@intrinsic
-def multiply_scaled(
-    context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
-    begin, end,
-):  # fmt: skip
-    """As :func:`multiply_channels`, where ``b`` has one number for all lanes, ``b[b_base + b_taps[t]]``."""
-    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
-    return _micro_kernel(False, True)(context, element, rows, vectors, *operands)
+        y[y_base + m * y_row + i] = sum a[a_base + a_lines[l] + m * a_row + t * a_tap + i]
+                                        * b[b_base + b_lines[l] + t * b_tap + i]
+
+    where ``b`` has one number for all lanes, and no ``+ i``, if ``scalars`` is not empty. So many taps as ``several``
+    has are met at a time; where there is more than one, ``a_row`` must be ``a_tap``: the window of the next row then
+    begins a tap further on, and what is loaded for one row serves all that see it.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = _Vectors(builder, signature.args[0])
+        a_base, a_row, a_tap, b_base, b_tap, y_base, y_row, lanes, begin, end, taps = (
+            context.cast(builder, args[i], signature.args[i], types.int64)
+            for i in (5, 6, 7, 10, 11, 14, 15, 16, 17, 18, 19)
+        )
+        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (4, 9, 13))
+        a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (8, 12))
+        starts = [builder.mul(_INDEX(m), y_row) for m in range(len(rows))]
+
+        def block(mask: Any) -> None:
+            sums = [cgutils.alloca_once(builder, v.type) for _ in rows]
+            for place in sums:
+                builder.store(v.zero, place)
+            with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (line, _):
+                a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [line])))
+                b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [line])))
+
+                def meet(tap: Any, number: int) -> None:
+                    """As many as ``number`` taps, from ``tap`` on."""
+                    a_start = builder.add(a_line, builder.mul(tap, a_tap))
+                    b_start = builder.add(b_line, builder.mul(tap, b_tap))
+                    kernel = []
+                    for t in range(number):
+                        place = builder.add(b_start, builder.mul(_INDEX(t), b_tap))
+                        if len(scalars):
+                            kernel.append(v.splat(builder.load(builder.gep(b, [place]))))
+                        else:
+                            kernel.append(v.load(b, place, mask))
+                    for j in range(len(rows) + number - 1):
+                        pixels = v.load(a, builder.add(a_start, builder.mul(_INDEX(j), a_row)), mask)
+                        for t, weights in enumerate(kernel):
+                            if 0 <= j - t < len(rows):
+                                place = sums[j - t]
+                                builder.store(v.multiply_add(pixels, weights, builder.load(place)), place)
+
+                whole = builder.sub(taps, builder.srem(taps, _INDEX(len(several))))
+                with cgutils.for_range_slice(builder, _INDEX(0), whole, _INDEX(len(several))) as (tap, _):
+                    meet(tap, len(several))
+                if len(several) > 1:
+                    with cgutils.for_range_slice(builder, whole, taps, _INDEX(1)) as (tap, _):
+                        meet(tap, 1)
+            for place, start in zip(sums, starts, strict=True):
+                v.store(builder.load(place), y, builder.add(y_base, start), mask)
+
+        full = builder.icmp_signed(">=", lanes, _INDEX(v.lanes))
+        with builder.if_else(full, likely=True) as (then, otherwise):
+            with then:
+                block(None)
+            with otherwise:
+                block(v.first(lanes))
+        return context.get_dummy_value()
+
+    operands = (
+        a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines, y, y_base, y_row, lanes, begin, end, taps,
+    )  # fmt: skip
+    return types.void(element, rows, several, scalars, *operands), build
 
 
 @intrinsic
