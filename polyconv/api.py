@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from . import wisdom
 from .algorithms import ALGORITHMS, Algorithm
 from .arguments import Call, Demands, Padding, read, read_demands
-from .arrays import Array
+from .arrays import Array, in_chunks
 from .planning import Plan, make_plan
+
+if TYPE_CHECKING:
+    from .chunked import ChunkedPlan
 
 __all__ = [
     "algorithms",
@@ -57,9 +60,11 @@ Parameters
 ----------
 x
     The images: an array of NumPy, CuPy, PyTorch, JAX or any library with the Array API, of any numeric
-    dtype, its axes as ``layout`` spells them. It is never written to.
+    dtype, its axes as ``layout`` spells them. It is never written to. A Dask array of NumPy's or CuPy's is convolved
+    lazily, block by block, whatever its chunks.
 w
-    The kernel, of the same library and on the same device, its axes as ``kernel_layout`` spells them.
+    The kernel, of the same library and on the same device, its axes as ``kernel_layout`` spells them. Beside a Dask
+    array it may be in memory, or in chunks too: those of output channels become the result's.
 bias
     One value per output channel, shape ``(K,)``; shape ``()`` where the layout has no channels.
 stride
@@ -107,7 +112,8 @@ max_workspace
     the library's arrays can be written to (NumPy, CuPy); where nothing fits, a ValueError says what was needed.
 workers
     How many threads may convolve tiles of a NumPy array, by default as many as there are processors. With 1,
-    polyconv starts none, and what there is of parallelism is the BLAS's own.
+    polyconv starts none, and what there is of parallelism is the BLAS's own. For Dask arrays it counts for every task,
+    where the default is 1, and then BLAS has one thread as well.
 """
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -141,6 +147,15 @@ def _understood(
     return read(x, w, ndim=ndim, described=described, **meaning), read_demands(**demands)
 
 
+def _planned(x: Any, w: Any, call: Call, demands: Demands) -> Plan | ChunkedPlan:
+    """The plan of a call, that of a Dask array's blocks among them."""
+    if in_chunks(x) or in_chunks(w):
+        from . import chunked  # imports Dask
+
+        return chunked.plan(call, demands, x, w)
+    return make_plan(call, demands)
+
+
 @_spelled_out
 def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
     """Convolve images, signals or volumes with a bank of filters, along any number of spatial axes.
@@ -165,7 +180,7 @@ def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Option
     >>> pc.conv(np.arange(5.0), np.array([1.0, 0.0, -1.0]), layout="W", flip_kernel=True)
     array([2., 2., 2.])
     """
-    return make_plan(*_understood(x, w, options, "conv", None)).run(x, w, bias)
+    return _planned(x, w, *_understood(x, w, options, "conv", None)).run(x, w, bias)
 
 
 @_spelled_out
@@ -177,7 +192,7 @@ def conv1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     array
         The result, in the library, on the device and in the layout of ``x``, contiguous.
     """
-    return make_plan(*_understood(x, w, options, "conv1d", 1)).run(x, w, bias)
+    return _planned(x, w, *_understood(x, w, options, "conv1d", 1)).run(x, w, bias)
 
 
 @_spelled_out
@@ -196,7 +211,7 @@ def conv2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     >>> pc.conv2d(images, filters, layout="NHWC", padding="same", stride=2).shape
     (8, 75, 75, 16)
     """
-    return make_plan(*_understood(x, w, options, "conv2d", 2)).run(x, w, bias)
+    return _planned(x, w, *_understood(x, w, options, "conv2d", 2)).run(x, w, bias)
 
 
 @_spelled_out
@@ -208,11 +223,11 @@ def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     array
         The result, in the library, on the device and in the layout of ``x``, contiguous.
     """
-    return make_plan(*_understood(x, w, options, "conv3d", 3)).run(x, w, bias)
+    return _planned(x, w, *_understood(x, w, options, "conv3d", 3)).run(x, w, bias)
 
 
 @_spelled_out
-def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -> Plan:
+def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -> Plan | ChunkedPlan:
     """Plan a convolution without running it: which algorithm, at what predicted cost, and why not the others.
 
     ``x`` and ``w`` may be arrays or anything with ``.shape`` and ``.dtype``. Plans for equal arguments are cached.
@@ -235,7 +250,11 @@ def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -
         raise TypeError(f"measure={measure!r} must be True or False")
     call, demands = _understood(x, w, options, "plan", None, described=True)
     if not measure:
-        return make_plan(call, demands)
+        return _planned(x, w, call, demands)
+    if in_chunks(x) or in_chunks(w):
+        raise ValueError(
+            "measure=True runs the whole problem; measure a block, pc.plan(x.blocks[0, 0], w, measure=True)"
+        )
     from .measuring import measured_plan  # few need it, and it takes its time to import
 
     return measured_plan(call, demands)

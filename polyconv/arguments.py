@@ -16,7 +16,7 @@ from typing import Any
 
 from . import dtypes, layouts, padding
 from .algorithms import ALGORITHMS, Algorithm
-from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits
+from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks
 from .problem import ConvProblem, reach
 
 __all__ = ["Call", "Demands", "check_array", "check_bias", "read", "read_demands"]
@@ -383,10 +383,17 @@ def _check_home(spec: ArraySpec, name: str, home: ArraySpec, owner: str = "x") -
         )
 
 
-def check_array(x: Array, name: str, planned: ArraySpec) -> None:
+def _check_chunked(x: Array, name: str, chunked: bool) -> None:
+    """Arrays in chunks need a plan that is for such."""
+    if in_chunks(x) and not chunked:
+        raise TypeError(f"{name} is a Dask array, and the plan is for arrays in memory; make a plan for {name}")
+
+
+def check_array(x: Array, name: str, planned: ArraySpec, chunked: bool = False) -> None:
     """``x`` is the array that was planned for. Raises TypeError or ValueError."""
     if fits(x, planned):
         return
+    _check_chunked(x, name, chunked)
     spec = describe(x, name)
     _check_home(spec, name, planned, "the plan")
     if spec.shape != planned.shape:
@@ -395,8 +402,9 @@ def check_array(x: Array, name: str, planned: ArraySpec) -> None:
         raise TypeError(f"{name} has dtype {spec.dtype}, and the plan is for {planned.dtype}; make another plan")
 
 
-def check_bias(bias: Array, call: Call) -> None:
+def check_bias(bias: Array, call: Call, chunked: bool = False) -> None:
     """``bias`` is one number per output channel, of no higher kind than the result. Raises TypeError or ValueError."""
+    _check_chunked(bias, "bias", chunked)
     spec = describe(bias, "bias")
     _check_home(spec, "bias", call.x)
     if spec.shape != call.bias_shape:

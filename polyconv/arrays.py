@@ -42,6 +42,7 @@ __all__ = [
     "einsum",
     "epsilon",
     "every",
+    "in_chunks",
     "is_accelerator",
     "memory",
     "new",
@@ -375,8 +376,10 @@ def describe(x: Array, name: str) -> ArraySpec:
     """What planning may know of ``x``. Raises TypeError, naming the argument, for what is no array of numbers."""
     if type(x) is np.ndarray:  # the shortest road for the commonest case
         spec = ArraySpec(x.shape, x.dtype, _NUMPY, _NUMPY_NAMESPACE, "cpu")
-    elif array_api_compat.is_dask_array(x):
-        raise TypeError(f"{name} is a Dask array, which polyconv does not take yet; compute() it first")
+    elif in_chunks(x):
+        if any(length != length for length in x.shape):
+            raise ValueError(f"{name} has chunks of unknown sizes {x.chunks}; call {name}.compute_chunk_sizes() first")
+        spec = describe(x._meta, name)._replace(shape=tuple(x.shape))
     elif isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask a convolution would drop; pass {name}.filled(...)")
     elif isinstance(x, type) or not array_api_compat.is_array_api_obj(x):
@@ -388,6 +391,11 @@ def describe(x: Array, name: str) -> ArraySpec:
     if dtypes.kind(spec.dtype, spec.xp) < 0:
         raise TypeError(f"{name} has dtype {spec.dtype}, which is not numeric")
     return spec
+
+
+def in_chunks(x: Any) -> bool:
+    """Whether ``x`` is a Dask array, which is described as what its blocks are."""
+    return array_api_compat.is_dask_array(x)
 
 
 def fits(x: Array, spec: ArraySpec) -> bool:

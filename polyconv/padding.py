@@ -38,7 +38,7 @@ def widest(size: int, mode: str) -> int | None:
     return max(size - 1, 0) if mode == "reflect" else size
 
 
-def _source(position: int, size: int, mode: str) -> int:
+def source(position: int, size: int, mode: str) -> int:
     """Which element of an axis stands at ``position``, before its start (negative) or past its end."""
     if mode == "edge":
         return min(max(position, 0), size - 1)
@@ -70,7 +70,7 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
         return padded
     for axis, (low, high) in enumerate(widths):
         size = x.shape[axis]
-        margins = [[_source(i, size, mode) for i in range(*ends)] for ends in ((-low, 0), (size, size + high))]
+        margins = [[source(i, size, mode) for i in range(*ends)] for ends in ((-low, 0), (size, size + high))]
         before, after = (
             [xp.take(x, xp.asarray(margin, device=device(x)), axis=axis)] if margin else [] for margin in margins
         )

@@ -322,6 +322,14 @@ def _merit(way: Candidate) -> tuple[int, float]:
     return (1, way.workspace) if math.isfinite(way.seconds) else (2, 0)
 
 
+def quickest(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> Candidate:
+    """The quickest way of one algorithm, whatever its error. Raises ValueError where it has none."""
+    way = min(_ways(algorithm, call, replace(demands, accuracy="any"), target), key=_merit)
+    if not _fits(way):
+        raise ValueError(f"algorithm={algorithm.name!r} cannot run this problem: {way.reason}")
+    return way
+
+
 def candidates(call: Call, demands: Demands, target: Target) -> dict[str, list[Candidate]]:
     """What every algorithm says in all its variants and ways, by name; an algorithm of the caller's replaces its like.
 

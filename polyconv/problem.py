@@ -63,6 +63,10 @@ class ConvProblem:
         """Worked out once: a problem is looked up in several tables for every tile."""
         return self._hash
 
+    def __reduce__(self) -> tuple[type[ConvProblem], tuple[object, ...]]:
+        """Without what has been worked out, since a hash is another in another process."""
+        return ConvProblem, tuple(getattr(self, field.name) for field in fields(self))
+
     @property
     def ndim(self) -> int:
         """The number of spatial axes."""

@@ -611,14 +611,6 @@ def test_matrices_are_no_arrays(role: str) -> None:
     says(refusal(TypeError, pc.conv2d, **call, layout="HW"), f"{role} must be an array", "not matrix")
 
 
-@pytest.mark.parametrize("role", ["x", "w", "bias"])
-def test_dask_arrays_are_not_taken_yet(role: str) -> None:
-    da = pytest.importorskip("dask.array")
-    call = {"x": X, "w": W, "bias": BIAS}
-    call[role] = da.from_array(call[role])
-    says(refusal(TypeError, pc.conv2d, **call), f"{role} is a Dask array", "compute() it")
-
-
 def home(library: str) -> Callable[[np.ndarray], Any]:
     """From NumPy to another library."""
     module = pytest.importorskip({"jax": "jax.numpy"}.get(library, library))

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -249,3 +250,142 @@ def test_winograd_error(tmp_path):
     assert (np.abs(np.log2(predicted / measured)) < 1).all()
     assert (measured[-1] <= 1.05 * measured.min(axis=0)).all()  # polyconv's points are the last, and the best
     assert pixels(tmp_path / "error.png").std() > 0.05
+
+
+# -- filter_dataset.py: from end to end, stopped, killed, with a full disk and with bad images -------------------------
+
+
+@pytest.fixture(scope="module")
+def filter_dataset() -> ModuleType:
+    pytest.importorskip("dask.array")
+    pytest.importorskip("zarr")
+    return load("filter_dataset.py")
+
+
+def stored(folder: Path, name: str) -> np.ndarray:
+    import zarr
+
+    return np.asarray(zarr.open_array(str(folder / name), mode="r")[:])
+
+
+def filtered(images: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """What the example promises, in memory and by another algorithm."""
+    y = pc.conv2d(
+        images.astype("float32"), bank / 255, layout="NHWC", padding="same", padding_mode="reflect", stride=2,
+        algorithm="tensordot",
+    )  # fmt: skip
+    return y.astype("float16")
+
+
+def right(folder: Path, filter_dataset: ModuleType, source: str = "photos") -> None:
+    """The store holds the answers to what the source holds."""
+    images = stored(folder, f"{source}.zarr")
+    assert images.std() > 20  # photographs, and not zeros
+    y = stored(folder, f"{source}-filtered.zarr")
+    assert y.astype("float32").std() > 0.01
+    np.testing.assert_allclose(y, filtered(images, filter_dataset.filter_bank()), rtol=2e-3, atol=2e-3)
+
+
+SMALL = ("--make", "1.5MB", "--side", "64", "--batch", "16")  # 122 images, the last block smaller
+
+
+def test_a_dataset_from_end_to_end(tmp_path: Path, filter_dataset: ModuleType) -> None:
+    out = succeed(tmp_path, "filter_dataset.py", *SMALL)
+    assert "122 images of 64x64, 1 MB, in 8 blocks" in out
+    assert "filtered 8 blocks" in out
+    right(tmp_path, filter_dataset)
+    import zarr
+
+    store = zarr.open_array(str(tmp_path / "photos-filtered.zarr"), mode="r")
+    assert store.chunks == (16, 32, 32, 4)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "photos-filtered.zarr").rglob("*")}
+    again = succeed(tmp_path, "filter_dataset.py", *SMALL)
+    assert again.count("8 of 8 blocks are there already") == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "photos-filtered.zarr").rglob("*")} == before
+
+
+def test_a_dataset_on_processes(tmp_path: Path, filter_dataset: ModuleType) -> None:
+    pytest.importorskip("distributed")
+    done = run(tmp_path, "filter_dataset.py", *SMALL, "--cluster", "2")
+    assert done.returncode == 0, done.stderr
+    assert "2 workers at" in done.stdout
+    right(tmp_path, filter_dataset)
+
+
+def test_a_killed_run_resumes(tmp_path: Path, filter_dataset: ModuleType) -> None:
+    """SIGKILL while it writes: what was noted stays as it is, and the rest is computed."""
+    succeed(tmp_path, "filter_dataset.py", "--make", "12MB", "--side", "64", "--batch", "8", "--output", "other.zarr")
+    arguments = [str(EXAMPLES / "filter_dataset.py"), "--side", "64", "--batch", "8"]
+    running = subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    notes, until = tmp_path / "photos-filtered.zarr.notes", time.monotonic() + 60
+    while len([*notes.glob("*.done")]) < 3:
+        assert running.poll() is None
+        assert time.monotonic() < until
+    running.kill()
+    running.wait()
+    there = {path: path.stat().st_mtime_ns for path in notes.glob("*.done")}
+    assert 3 <= len(there) < 123
+    out = succeed(tmp_path, "filter_dataset.py", "--side", "64", "--batch", "8")
+    assert f"{len(there)} of 123 blocks are there already" in out
+    assert f"filtered {123 - len(there)} blocks" in out
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    right(tmp_path, filter_dataset)
+
+
+def test_a_full_disk_resumes(tmp_path: Path, filter_dataset: ModuleType) -> None:
+    """No file may grow beyond a limit: the first block cannot be written, and nothing says that it was."""
+    resource = pytest.importorskip("resource")
+    succeed(tmp_path, "filter_dataset.py", *SMALL, "--output", "other.zarr")
+    full = subprocess.run(
+        [sys.executable, str(EXAMPLES / "filter_dataset.py"), "--batch", "16"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )  # fmt: skip
+    assert full.returncode == 1
+    assert "stopped: [Errno 27] File too large" in full.stderr
+    assert "0 of 8 blocks are written; the same line goes on from there" in full.stderr
+    assert "filtered 8 blocks" in succeed(tmp_path, "filter_dataset.py", "--batch", "16")
+    right(tmp_path, filter_dataset)
+
+
+def test_images_that_cannot_be_read_are_named(tmp_path: Path, filter_dataset: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    squares = rng.integers(0, 256, (9, 40, 40, 3)).astype(np.uint8)
+    for i, square in enumerate(squares):
+        Image.fromarray(square).save(pictures / f"{i}.png")
+    (pictures / "3.png").write_bytes(b"no picture at all")
+    (pictures / "7.png").write_bytes((pictures / "7.png").read_bytes()[:2000])  # cut off
+    (pictures / "notes.txt").write_text("no image, and none by its name")
+    out = succeed(tmp_path, "filter_dataset.py", "pictures", "--side", "32", "--batch", "4")
+    assert "could not read 3.png: cannot identify image file" in out
+    assert "could not read 7.png:" in out
+    assert "2 of 9 images could not be read; they are black, and all others are there" in out
+    expected = filtered(squares[:, 4:36, 4:36], filter_dataset.filter_bank())
+    expected[[3, 7]] = 0
+    np.testing.assert_allclose(stored(tmp_path, "pictures-filtered.zarr"), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "there is no folder and no Zarr array nowhere; --make 100MB makes one"),
+        (["empty"], "empty has no images; they are known by"),
+        (["--make", "lots"], "'lots' is no size like 100MB or 60GB"),
+        (["--batch", "0"], "--batch must be 1 or more"),
+    ],
+)
+def test_what_a_dataset_is_not(tmp_path: Path, filter_dataset: ModuleType, arguments: list[str], said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run(tmp_path, "filter_dataset.py", *arguments)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_dataset_is_not_written_over(tmp_path: Path, filter_dataset: ModuleType) -> None:
+    succeed(tmp_path, "filter_dataset.py", *SMALL)
+    done = run(tmp_path, "filter_dataset.py", "--batch", "5")
+    assert done.returncode == 1
+    assert "photos-filtered.zarr is there, and was made otherwise; give another --output" in done.stderr

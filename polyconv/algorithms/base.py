@@ -94,7 +94,8 @@ class Algorithm:
         after "cannot run this problem:".
     prepare
         ``prepare(w, problem, xp) -> kernel``: what depends on the kernel alone, done once for any number of images
-        and tiles of images; None where there is nothing to do.
+        and parts of images: it must suit problems that differ in batch, size and padding alone. None where there is
+        nothing to do.
     prepare_cost
         ``prepare_cost(problem) -> Cost`` of that.
     detail
