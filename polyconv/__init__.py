@@ -5,8 +5,26 @@ from __future__ import annotations
 from ._version import __version__
 from .algorithms import FFT, Algorithm, Cost, Winograd
 from .algorithms.cook_toom import winograd_transforms
-from .api import algorithms, conv, conv1d, conv2d, conv3d, forget_wisdom, load_wisdom, plan, save_wisdom
+from .api import (
+    algorithms,
+    conv,
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_input_grad,
+    conv_transpose,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    conv_vjp,
+    conv_weight_grad,
+    forget_wisdom,
+    load_wisdom,
+    plan,
+    save_wisdom,
+)
 from .config import show_config
+from .folding import fold, tile, unfold, untile
 from .planning import Candidate, Plan
 from .prepared import Prepared
 from .problem import ConvProblem
@@ -26,10 +44,21 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_input_grad",
+    "conv_transpose",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "conv_vjp",
+    "conv_weight_grad",
+    "fold",
     "forget_wisdom",
     "load_wisdom",
     "plan",
     "save_wisdom",
     "show_config",
+    "tile",
+    "unfold",
+    "untile",
     "winograd_transforms",
 ]

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 from . import wisdom
 from .algorithms import ALGORITHMS, Algorithm
-from .arguments import Call, Demands, Padding, read, read_demands
+from .arguments import (
+    Call,
+    Demands,
+    Padding,
+    check_bias,
+    check_gradient,
+    read,
+    read_demands,
+    read_transposed,
+)
 from .arrays import Array, in_chunks
+from .convolution import planned
+from .gradients import bias_grad, input_grad, transposed, weight_grad
 from .planning import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -22,6 +33,13 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_input_grad",
+    "conv_transpose",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "conv_vjp",
+    "conv_weight_grad",
     "forget_wisdom",
     "load_wisdom",
     "plan",
@@ -136,24 +154,20 @@ def _understood(
     x: Any, w: Any, options: Options, name: str, ndim: int | None, described: bool = False
 ) -> tuple[Call, Demands]:
     """The call and the demands that the caller's words make."""
-    for keyword in options.keys() - _KEYWORDS.keys():
-        import difflib  # slow to import, and only a slip of the pen needs it
-
-        near = difflib.get_close_matches(keyword, _KEYWORDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_KEYWORDS)}"
-        raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{hint}")
-    demands = {key: value for key, value in options.items() if key in _DEMANDS}
-    meaning: dict[str, Any] = {key: value for key, value in options.items() if key not in _DEMANDS}
+    meaning, demands = _separated(options, _KEYWORDS, name)
     return read(x, w, ndim=ndim, described=described, **meaning), read_demands(**demands)
 
 
-def _planned(x: Any, w: Any, call: Call, demands: Demands) -> Plan | ChunkedPlan:
-    """The plan of a call, that of a Dask array's blocks among them."""
-    if in_chunks(x) or in_chunks(w):
-        from . import chunked  # imports Dask
+def _separated(options: Any, known: Iterable[str], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords that say what is convolved, and those that say how. Raises TypeError for any that is not ``known``."""
+    for keyword in options.keys() - set(known):
+        import difflib  # slow to import, and only a slip of the pen needs it
 
-        return chunked.plan(call, demands, x, w)
-    return make_plan(call, demands)
+        near = difflib.get_close_matches(keyword, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+        raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{hint}")
+    demands = {key: value for key, value in options.items() if key in _DEMANDS}
+    return {key: value for key, value in options.items() if key not in _DEMANDS}, demands
 
 
 @_spelled_out
@@ -180,7 +194,7 @@ def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Option
     >>> pc.conv(np.arange(5.0), np.array([1.0, 0.0, -1.0]), layout="W", flip_kernel=True)
     array([2., 2., 2.])
     """
-    return _planned(x, w, *_understood(x, w, options, "conv", None)).run(x, w, bias)
+    return planned(x, w, *_understood(x, w, options, "conv", None)).run(x, w, bias)
 
 
 @_spelled_out
@@ -192,7 +206,7 @@ def conv1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     array
         The result, in the library, on the device and in the layout of ``x``, contiguous.
     """
-    return _planned(x, w, *_understood(x, w, options, "conv1d", 1)).run(x, w, bias)
+    return planned(x, w, *_understood(x, w, options, "conv1d", 1)).run(x, w, bias)
 
 
 @_spelled_out
@@ -211,7 +225,7 @@ def conv2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     >>> pc.conv2d(images, filters, layout="NHWC", padding="same", stride=2).shape
     (8, 75, 75, 16)
     """
-    return _planned(x, w, *_understood(x, w, options, "conv2d", 2)).run(x, w, bias)
+    return planned(x, w, *_understood(x, w, options, "conv2d", 2)).run(x, w, bias)
 
 
 @_spelled_out
@@ -223,7 +237,7 @@ def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     array
         The result, in the library, on the device and in the layout of ``x``, contiguous.
     """
-    return _planned(x, w, *_understood(x, w, options, "conv3d", 3)).run(x, w, bias)
+    return planned(x, w, *_understood(x, w, options, "conv3d", 3)).run(x, w, bias)
 
 
 @_spelled_out
@@ -250,7 +264,7 @@ def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -
         raise TypeError(f"measure={measure!r} must be True or False")
     call, demands = _understood(x, w, options, "plan", None, described=True)
     if not measure:
-        return _planned(x, w, call, demands)
+        return planned(x, w, call, demands)
     if in_chunks(x) or in_chunks(w):
         raise ValueError(
             "measure=True runs the whole problem; measure a block, pc.plan(x.blocks[0, 0], w, measure=True)"
@@ -258,6 +272,183 @@ def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -
     from .measuring import measured_plan  # few need it, and it takes its time to import
 
     return measured_plan(call, demands)
+
+
+class TransposedOptions(TypedDict, total=False):
+    """The keywords of transposed convolutions; their defaults stand in the signature of ``arguments``."""
+
+    stride: int | Sequence[int]
+    padding: Padding
+    output_padding: int | Sequence[int]
+    dilation: int | Sequence[int]
+    groups: int
+    layout: str | None
+    kernel_layout: str | None
+    flip_kernel: bool
+    dtype: Any
+    algorithm: str | Algorithm
+    accuracy: str
+    max_workspace: int | None
+    workers: int | None
+
+
+def _transpose(
+    x: Array, w: Array, bias: Array | None, options: TransposedOptions, name: str, ndim: int | None
+) -> Array:
+    meaning, demands = _separated(options, TransposedOptions.__annotations__, name)
+    call = read_transposed(x, w, ndim=ndim, **meaning)
+    if bias is not None:
+        check_bias(bias, call, chunked=in_chunks(x))
+    return transposed(x, w, bias, call.axes, call, "IO", read_demands(**demands), options.get("dtype"))
+
+
+def conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
+    """Put a copy of the kernel, times its value, into the result for every pixel: the adjoint of :func:`conv`.
+
+    It is planned and run as an ordinary convolution, of all phases of the stride at once, so every algorithm will do.
+
+    Parameters
+    ----------
+    x
+        The images, as in :func:`conv`.
+    w
+        The kernel, its axes as ``kernel_layout`` spells them: ``I`` the channels of ``x``, all of them, ``O`` the
+        output channels of one group. By default ``"IOHW"`` where channels come first, as PyTorch stores it, ``"HWOI"``
+        where they come last, as Keras does, and ``"HW"`` where the layout has none.
+    bias
+        One value per output channel.
+    stride
+        How far apart the copies are.
+    padding
+        How much is cut off the result: numbers as in :func:`conv`, as PyTorch means them; or by name, as Keras does:
+        ``"valid"`` (nothing is cut off; ``n * stride + max(span - stride, 0)`` outputs) or ``"same"`` (``n * stride``
+        outputs), also spelled ``"same_upper"`` (the odd one is cut off at the end) or ``"same_lower"``.
+    output_padding
+        How much is added at the end, less than the stride or the dilation: a strided convolution has the same result
+        for several sizes of image, and this says which is meant. Goes with numbers.
+    dilation, groups, layout, flip_kernel, dtype, algorithm, accuracy, max_workspace, workers
+        As in :func:`conv`.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous: by numbers
+        ``(n - 1) * stride + (k - 1) * dilation + 1 - low - high + output_padding`` long.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before any work, naming the argument, what was given, the rule and the shapes.
+
+    Examples
+    --------
+    >>> import numpy as np, polyconv as pc
+    >>> pc.conv_transpose(np.array([1.0, 2.0]), np.array([1.0, 10.0, 100.0]), layout="W", stride=2)
+    array([  1.,  10., 102.,  20., 200.])
+    """
+    return _transpose(x, w, bias, options, "conv_transpose", None)
+
+
+def conv_transpose1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
+    """:func:`conv_transpose` with one spatial axis, by default of layout ``"NCW"``."""
+    return _transpose(x, w, bias, options, "conv_transpose1d", 1)
+
+
+def conv_transpose2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
+    """:func:`conv_transpose` with two spatial axes, by default of layout ``"NCHW"``."""
+    return _transpose(x, w, bias, options, "conv_transpose2d", 2)
+
+
+def conv_transpose3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
+    """:func:`conv_transpose` with three spatial axes, by default of layout ``"NCDHW"``."""
+    return _transpose(x, w, bias, options, "conv_transpose3d", 3)
+
+
+class _Shape(NamedTuple):
+    """An array that is not there."""
+
+    shape: Any
+    dtype: Any
+
+
+def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: Unpack[Options]) -> Array:
+    """The gradient of a loss with respect to the image, from ``dy``, that with respect to ``conv(x, w, **options)``.
+
+    Parameters
+    ----------
+    dy
+        The gradient with respect to the result: of its shape, in its layout.
+    w
+        The kernel, as :func:`conv` took it.
+    input_shape
+        The shape of the image.
+    options
+        The keywords that :func:`conv` was called with.
+
+    Returns
+    -------
+    array
+        Of shape ``input_shape``: the adjoint of the convolution, in which nothing is conjugated.
+    """
+    call, demands = _understood(_Shape(input_shape, dy.dtype), w, options, "conv_input_grad", None, described=True)
+    check_gradient(dy, call)
+    return input_grad(dy, w, call, demands, options.get("dtype"))
+
+
+def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options: Unpack[Options]) -> Array:
+    """The gradient of a loss with respect to the kernel, from ``dy``, that with respect to ``conv(x, w, **options)``.
+
+    Parameters
+    ----------
+    x
+        The image, as :func:`conv` took it.
+    dy
+        The gradient with respect to the result: of its shape, in its layout.
+    kernel_shape
+        The shape of the kernel.
+    options
+        The keywords that :func:`conv` was called with.
+
+    Returns
+    -------
+    array
+        Of shape ``kernel_shape``, in its layout.
+    """
+    call, demands = _understood(x, _Shape(kernel_shape, dy.dtype), options, "conv_weight_grad", None, described=True)
+    check_gradient(dy, call)
+    return weight_grad(x, dy, call, demands, options.get("dtype"))
+
+
+def conv_vjp(x: Array, w: Array, dy: Array, **options: Unpack[Options]) -> tuple[Array, Array, Array]:
+    """All gradients of a convolution, from ``dy``, that with respect to ``conv(x, w, bias, **options)``.
+
+    Parameters
+    ----------
+    x, w
+        Image and kernel, as :func:`conv` took them.
+    dy
+        The gradient with respect to the result: of its shape, in its layout.
+    options
+        The keywords that :func:`conv` was called with.
+
+    Returns
+    -------
+    tuple
+        The gradients with respect to image, kernel and bias. They are convolutions themselves, planned like any.
+
+    Examples
+    --------
+    >>> import numpy as np, polyconv as pc
+    >>> x, w = np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3))
+    >>> dx, dw, db = pc.conv_vjp(x, w, np.ones((1, 1, 2, 2)))
+    >>> dx[0, 0, 1], dw[0, 0, 1], db
+    (array([2., 4., 4., 2.]), array([4., 4., 4.]), array([4.]))
+    """
+    call, demands = _understood(x, w, options, "conv_vjp", None)
+    check_gradient(dy, call)
+    dtype = options.get("dtype")
+    dx, dw = input_grad(dy, w, call, demands, dtype), weight_grad(x, dy, call, demands, dtype)
+    return dx, dw, bias_grad(dy, call.layout)
 
 
 def algorithms() -> tuple[str, ...]:

@@ -18,8 +18,21 @@ from . import dtypes, layouts, padding
 from .algorithms import ALGORITHMS, Algorithm
 from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks
 from .problem import ConvProblem, reach
+from .spread import Axis
 
-__all__ = ["Call", "Demands", "check_array", "check_bias", "read", "read_demands"]
+__all__ = [
+    "Call",
+    "Demands",
+    "TransposedCall",
+    "check_array",
+    "check_bias",
+    "check_gradient",
+    "read",
+    "read_demands",
+    "read_tiles",
+    "read_transposed",
+    "read_windows",
+]
 
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 
@@ -73,10 +86,35 @@ class Call:
         extents.update(zip(layouts.spatial_letters(self.layout), p.output_size, strict=True))
         return tuple(extents[letter] for letter in self.layout)
 
+    @property
+    def groups(self) -> int:
+        """Into how many groups the channels are split."""
+        return self.problem.groups
+
+    @cached_property
+    def spatial_axes(self) -> tuple[int, ...]:
+        """The spatial axes of the caller's image."""
+        return tuple(map(self.layout.index, layouts.spatial_letters(self.layout)))
+
     @cached_property
     def bias_shape(self) -> tuple[int, ...]:
         """The shape a bias must have: one value per output channel, or none where the layout has no channels."""
         return (self.problem.groups * self.problem.filters,) if "C" in self.layout else ()
+
+
+@dataclass(frozen=True)
+class TransposedCall:
+    """One transposed convolution as the caller's arrays spell it, and what it does along each spatial axis."""
+
+    x: ArraySpec
+    w: ArraySpec
+    layout: str
+    kernel_layout: str
+    flip_kernel: bool
+    groups: int
+    dtypes: dtypes.Dtypes
+    axes: tuple[Axis, ...]
+    bias_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -174,10 +212,10 @@ def _read_layout(layout: Any, x: ArraySpec, ndim: int | None) -> str:
     return str(layout)
 
 
-def _read_kernel_layout(kernel_layout: Any, layout: str, w: ArraySpec) -> str:
+def _read_kernel_layout(kernel_layout: Any, layout: str, w: ArraySpec, transposed: bool = False) -> str:
     spatial = layouts.spatial_letters(layout)
     if kernel_layout is None:
-        kernel_layout = layouts.default_kernel_layout(layout)
+        kernel_layout = layouts.default_kernel_layout(layout, transposed)
         if kernel_layout is None:
             raise ValueError(
                 f"layout={layout!r} has its channels among the spatial axes, so no kernel layout goes without saying; "
@@ -346,6 +384,94 @@ def read(
     return Call(xs, ws, layout, kernel_layout, flip_kernel, chosen, problem)
 
 
+def _read_output_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[int, ...]:
+    if not _is_sequence(given):
+        given = (given,) * len(letters)
+    if len(given) != len(letters):
+        raise ValueError(
+            f"output_padding={given!r} has {len(given)} entries; give one integer, or one for each "
+            f"of the {len(letters)} spatial axes {', '.join(letters)}"
+        )
+    found = tuple(_integer(entry, f"output_padding[{i}]", 0) for i, entry in enumerate(given))
+    for i, letter in enumerate(letters):
+        if found[i] and found[i] >= max(p["stride"][i], p["dilation"][i]):
+            raise ValueError(
+                f"output_padding={found[i]} of axis {letter} must be less than its stride {p['stride'][i]} or its "
+                f"dilation {p['dilation'][i]}: more is never lost"
+            )
+    return found
+
+
+def _transposed_axes(
+    p: dict[str, Any], given: Any, output_padding: tuple[int, ...], letters: str, shapes: str
+) -> tuple[Axis, ...]:
+    """What is wanted along every axis: by numbers as PyTorch means them, by names as Keras does."""
+    axes = []
+    by_name = isinstance(given, str)
+    if by_name and any(output_padding):
+        raise ValueError(f"output_padding={output_padding!r} goes with a padding of numbers, not {given!r}")
+    if by_name and given not in padding.NAMED:
+        raise ValueError(f"padding={given!r} is no padding by name; those are {', '.join(map(repr, padding.NAMED))}")
+    numbers = ((0, 0),) * len(letters) if by_name else _read_padding(given, p, letters)
+    for i, letter in enumerate(letters):
+        n, taps, stride, dilation = (p[key][i] for key in ("size", "kernel", "stride", "dilation"))
+        if not n or not taps:
+            raise ValueError(f"there is nothing along axis {letter}; {shapes}")
+        span, (low, high) = reach(taps, dilation), numbers[i]
+        outputs = (n - 1) * stride + span - low - high + output_padding[i]
+        if by_name:
+            outputs = n * stride + (max(span - stride, 0) if given == "valid" else 0)
+            total = 0 if given == "valid" else max(span - stride, 0)
+            low = (total + (given == "same_lower")) // 2
+        if outputs < 1:
+            raise ValueError(f"padding {numbers[i]} leaves nothing of the result along axis {letter}; {shapes}")
+        axes.append(Axis(n, taps, stride, dilation, low, outputs))
+    return tuple(axes)
+
+
+def read_transposed(
+    x: Array,
+    w: Array,
+    *,
+    ndim: int | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+    layout: Any = None,
+    kernel_layout: Any = None,
+    flip_kernel: Any = False,
+    dtype: Any = None,
+) -> TransposedCall:
+    """The transposed convolution that these arguments make. Raises ValueError or TypeError, as the module says."""
+    xs, ws = describe(x, "x"), describe(w, "w")
+    _check_home(ws, "w", xs)
+    layout = _read_layout(layout, xs, ndim)
+    kernel_layout = _read_kernel_layout(kernel_layout, layout, ws, transposed=True)
+    spatial = layouts.spatial_letters(layout)
+    image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
+    number = _integer(groups, "groups", 1)
+    shapes = _shapes(image, kernel)
+    if image.get("C", 1) % number:
+        raise ValueError(f"groups={number} does not divide the {image.get('C', 1)} input channels of x; {shapes}")
+    if image.get("C", 1) != kernel.get("I", 1):
+        raise ValueError(f"w takes {kernel.get('I', 1)} input channels, and x has {image.get('C', 1)}; {shapes}")
+    if not isinstance(flip_kernel, bool):
+        raise TypeError(f"flip_kernel={flip_kernel!r} must be True or False")
+    chosen = dtypes.choose(xs.dtype, ws.dtype, None if dtype is None else dtype_in(dtype, xs.xp), xs.xp, xs.device)
+    p: dict[str, Any] = {
+        "size": tuple(image[letter] for letter in spatial),
+        "kernel": tuple(kernel[letter] for letter in spatial),
+        "stride": _per_axis(stride, "stride", spatial),
+        "dilation": _per_axis(dilation, "dilation", spatial),
+    }
+    beyond = _read_output_padding(output_padding, p, spatial)
+    axes = _transposed_axes(p, padding, beyond, spatial, shapes)
+    bias_shape = (number * kernel["O"],) if "C" in layout else ()
+    return TransposedCall(xs, ws, layout, kernel_layout, flip_kernel, number, chosen, axes, bias_shape)
+
+
 def read_demands(
     *, algorithm: Any = "auto", accuracy: Any = "fast", max_workspace: Any = None, workers: Any = None
 ) -> Demands:
@@ -364,6 +490,83 @@ def read_demands(
     if workers is not None:
         workers = _integer(workers, "workers", 1)
     return Demands(algorithm, accuracy, max_workspace, workers)
+
+
+# -- columns and tiles ---------------------------------------------------------------------------------------
+
+
+def read_windows(
+    a: Array, kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: Any, output_size: Any = None
+) -> Call:
+    """The depthwise call whose windows are meant: of an image or, with an ``output_size``, of the columns of one.
+
+    Its groups are the channels. Raises ValueError or TypeError.
+    """
+    spec = describe(a, "columns" if output_size is not None else "x")
+    if in_chunks(a):
+        raise TypeError("Dask arrays are not unfolded; map_blocks, or conv itself, which needs no columns")
+    if layout is None:
+        n = len(spec.shape) - 2 if output_size is None else len(output_size) if _is_sequence(output_size) else 0
+        layout = layouts.default_layout(max(n, 1))
+    _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
+    letters = layouts.spatial_letters(layout)
+    taps = _per_axis(kernel_size, "kernel_size", letters)
+    last = layouts.channels_last(layout)
+    if "C" in layout and not last and layout.index("C") > min(map(layout.index, letters), default=0):
+        raise ValueError(
+            f"layout={layout!r} has its channels among the spatial axes; columns need them before or after"
+        )
+    shape = spec.shape
+    if output_size is not None:
+        size = _per_axis(output_size, "output_size", letters)
+        lacking = len(shape) != 2 + ("N" in layout)
+        if not lacking:
+            rows, columns = (shape[-1], shape[-2]) if last else (shape[-2], shape[-1])
+            lacking = rows % math.prod(taps) != 0 or ("C" not in layout and rows != math.prod(taps))
+        if lacking:
+            wanted = "(N, windows, taps * C)" if last else "(N, C * taps, windows)"
+            raise ValueError(f"columns has shape {shape}; {wanted} is wanted, of {math.prod(taps)} taps")
+        extents = {"N": shape[0], "C": rows // math.prod(taps), **dict(zip(letters, size, strict=True))}
+        shape = tuple(extents[letter] for letter in layout)
+    if len(shape) != len(layout):
+        raise ValueError(f"layout={layout!r} spells {len(layout)} axes and x has {len(shape)}, its shape is {shape}")
+    channels = dict(zip(layout, shape, strict=True)).get("C", 1)
+    if not channels:
+        raise ValueError(f"x has no channels; its shape is {shape}")
+    kernel = spec._replace(shape=(channels, 1, *taps) if "C" in layout else taps)
+    call = read(
+        spec._replace(shape=shape), kernel, stride=stride, padding=padding, dilation=dilation, layout=layout,
+        groups=channels, kernel_layout=("OI" if "C" in layout else "") + letters, described=True,
+    )  # fmt: skip
+    if output_size is not None and columns != call.problem.positions:
+        raise ValueError(
+            f"columns has {columns} windows, and an image of {'x'.join(map(str, call.problem.size))} has "
+            f"{call.problem.positions}; columns has shape {spec.shape}"
+        )
+    return call
+
+
+def read_tiles(spec: ArraySpec, name: str, size: Any, layout: Any) -> tuple[str, dict[str, int]]:
+    """The layout of an image and the size of its tiles, by letters; of what is tiled, where no ``size`` is given."""
+    tiled = size is None
+    if layout is None:
+        axes = (len(spec.shape) - 2) // (2 if tiled else 1)
+        layout = layouts.default_layout(max(1, axes))
+    _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
+    letters = layouts.spatial_letters(layout)
+    if not letters:
+        raise ValueError(f"layout={layout!r} has no spatial axis; any letter but N and C names one")
+    wanted = len(layout) + (len(letters) if tiled else 0)
+    if len(spec.shape) != wanted:
+        raise ValueError(f"{name} has shape {spec.shape}; with layout={layout!r} it must have {wanted} axes")
+    if tiled:
+        last = layout.index(letters[-1]) + 1
+        return layout, dict(zip(letters, spec.shape[last : last + len(letters)], strict=True))
+    sizes = dict(zip(letters, _per_axis(size, "size", letters), strict=True))
+    for letter, length in zip(layout, spec.shape, strict=True):
+        if letter in sizes and length % sizes[letter]:
+            raise ValueError(f"tiles of {sizes[letter]} do not divide axis {letter} of {length}; pad {name} first")
+    return layout, sizes
 
 
 # -- arrays that meet a call already made --------------------------------------------------------------------
@@ -402,7 +605,7 @@ def check_array(x: Array, name: str, planned: ArraySpec, chunked: bool = False) 
         raise TypeError(f"{name} has dtype {spec.dtype}, and the plan is for {planned.dtype}; make another plan")
 
 
-def check_bias(bias: Array, call: Call, chunked: bool = False) -> None:
+def check_bias(bias: Array, call: Call | TransposedCall, chunked: bool = False) -> None:
     """``bias`` is one number per output channel, of no higher kind than the result. Raises TypeError or ValueError."""
     _check_chunked(bias, "bias", chunked)
     spec = describe(bias, "bias")
@@ -426,3 +629,11 @@ def check_bias(bias: Array, call: Call, chunked: bool = False) -> None:
             f"bias has dtype {dtypes.name(spec.dtype)}, which is signed, and the result's {dtypes.name(result)} is "
             "unsigned; pass dtype='int64'"
         )
+
+
+def check_gradient(dy: Array, call: Call) -> None:
+    """``dy`` has the shape of the call's result. Raises TypeError or ValueError."""
+    spec = describe(dy, "dy")
+    _check_home(spec, "dy", call.x)
+    if spec.shape != call.output_shape:
+        raise ValueError(f"dy has shape {spec.shape}, and the result {call.output_shape}: {call}")

@@ -409,7 +409,8 @@ def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
     What is no array is taken to be of the other's library, or of NumPy's where neither is one.
     """
     pair = {"x": x, "w": w}
-    specs = {name: describe(a, name) for name, a in pair.items() if array_api_compat.is_array_api_obj(a)}
+    specs = {name: a for name, a in pair.items() if isinstance(a, ArraySpec)}
+    specs |= {name: describe(a, name) for name, a in pair.items() if array_api_compat.is_array_api_obj(a)}
     home = next(iter(specs.values()), None) or describe(np.empty(0), "")
     for name, a in pair.items():
         if not (hasattr(a, "shape") and hasattr(a, "dtype")):

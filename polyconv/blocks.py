@@ -29,7 +29,18 @@ from .pool import blas_in_one_thread
 from .problem import ConvProblem
 from .target import Target
 
-__all__ = ["SMALL", "BlockConvolution", "Margins", "Parts", "Terms", "convolved", "cut", "forwards", "gathered"]
+__all__ = [
+    "SMALL",
+    "BlockConvolution",
+    "Margins",
+    "Parts",
+    "Terms",
+    "convolved",
+    "cut",
+    "forwards",
+    "gathered",
+    "weight_gradient",
+]
 
 SMALL = 2**16
 """Bytes of a kernel that every task carries with it and a process remembers; a larger one is an item of the graph."""
@@ -170,3 +181,22 @@ def convolved(
     except Exception as error:
         error.add_note(f"in block {block} of {convolve.name}, a convolution by polyconv")
         raise
+
+
+def weight_gradient(
+    terms: Terms,
+    kernel_shape: tuple[int, ...],
+    dtype: Any,
+    dy: Array,
+    margins: Margins,
+    counts: tuple[int, ...],
+    *parts: Array,
+) -> Array:
+    """What one block of ``dy`` adds to the gradient with respect to the kernel: ``(1, *kernel shape)``."""
+    from .gradients import weight_grad  # which knows of chunks itself
+
+    x = _joined(counts, parts)
+    spec = describe(x, "x")
+    call = terms.call(spec, spec._replace(shape=kernel_shape), margins)
+    with blas_in_one_thread() if terms.demands.workers == 1 and spec.library.threads else nullcontext():
+        return weight_grad(x, dy, call, terms.demands, dtype)[None]

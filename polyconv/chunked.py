@@ -8,7 +8,7 @@ so that a halo and not a neighbour is sent from one machine to another.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise, product
@@ -22,12 +22,12 @@ from dask.highlevelgraph import HighLevelGraph
 
 from . import layouts
 from .arguments import Call, Demands, check_array, check_bias
-from .arrays import Array, in_chunks
-from .blocks import SMALL, Parts, Terms, convolved, cut, forwards, gathered
+from .arrays import Array, ArraySpec, describe, in_chunks
+from .blocks import SMALL, Margins, Parts, Terms, convolved, cut, forwards, gathered, weight_gradient
 from .halo import Interval, Piece, between, each, split
 from .planning import Plan, make_plan
 
-__all__ = ["ChunkedPlan", "PreparedInChunks", "plan"]
+__all__ = ["ChunkedPlan", "PreparedInChunks", "like", "mapped", "plan", "weight_grad"]
 
 # -- the graph -----------------------------------------------------------------------------------------------
 
@@ -158,21 +158,28 @@ class ChunkedPlan:
 
         ``sources`` are the names of the arrays that are Dask's, by those of the arguments.
         """
-        layout, layer = self.call.layout, dict[Any, Any]()
+        layer = dict[Any, Any]()
         kernels = [self._kernel(f"{name}-{i}", some, w, bias, sources, layer) for i, some in enumerate(self.filters)]
         image = _Operand(f"{name}-x", sources["x"], self.chunks, layer)
+        channel = self.call.layout.find("C")
+        for at, chosen, margins in self.blocks():
+            counts, parts = image.parts(chosen)
+            kernel = kernels[at[channel] if channel >= 0 else 0]
+            layer[(name, *at)] = Task((name, *at), convolved, kernel, at, margins, counts, *parts)
+        return layer
+
+    def blocks(self) -> Iterator[tuple[tuple[int, ...], list[Interval], Margins]]:
+        """For every block of the result, which it is, what it reads along every axis of the image, and its margins."""
+        layout = self.call.layout
         spatial = [layout.index(letter) for letter in layouts.spatial_letters(layout)]
-        channel = layout.find("C")
         choices: list[Sequence[Any]] = [self.filters if letter == "C" else self._axes[letter] for letter in layout]
+        channel = layout.find("C")
         for at in product(*(range(len(choice)) for choice in choices)):
             chosen = [choice[i] for choice, i in zip(choices, at, strict=True)]
             margins = tuple(chosen[axis].margin for axis in spatial)
             if channel >= 0:
                 chosen[channel] = chosen[channel].channels
-            counts, parts = image.parts(chosen)
-            kernel = kernels[at[channel] if channel >= 0 else 0]
-            layer[(name, *at)] = Task((name, *at), convolved, kernel, at, margins, counts, *parts)
-        return layer
+            yield at, chosen, margins
 
     def _kernel(
         self, name: str, some: _Filters, w: Any, bias: Any, sources: Mapping[str, str], layer: dict[Any, Any]
@@ -223,9 +230,7 @@ class ChunkedPlan:
         if bias is not None:
             check_bias(bias, self.call, chunked=True)
         arrays = {"x": x, "w": w, "bias": bias}
-        spec = self.call.x
-        meta = spec.xp.empty((0,) * len(spec.shape), dtype=self.call.dtypes.result, device=spec.device)
-        return _collection(_Recipe(self, w, bias), {key: a for key, a in arrays.items() if in_chunks(a)}, meta)
+        return _collection(_Recipe(self, w, bias), {key: a for key, a in arrays.items() if in_chunks(a)})
 
     def prepare(self, w: Any, bias: Any = None) -> PreparedInChunks:
         """``plan.prepare(w, bias)(x)`` is ``plan(x, w, bias)``: a kernel is prepared once in a process anyway."""
@@ -267,16 +272,57 @@ def plan(call: Call, demands: Demands, x: Any, w: Any) -> ChunkedPlan:
     return made
 
 
+def _empty(spec: ArraySpec, ndim: int, dtype: Any) -> Array:
+    return spec.xp.empty((0,) * ndim, dtype=dtype, device=spec.device)
+
+
+def mapped(a: Any, function: Callable[[Any], Array], along: tuple[int, ...] | None) -> Any:
+    """A function of every block, in which shapes decide shapes; ``along`` some axes, or all, there is one block."""
+    a = a.rechunk(dict.fromkeys(range(a.ndim) if along is None else along, -1))
+    spec = describe(a._meta, "meta")
+    made: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if lengths not in made:
+            made[lengths] = tuple(function(spec.xp.empty(lengths, dtype=spec.dtype, device=spec.device)).shape)
+        return made[lengths]
+
+    first = tuple(lengths[0] for lengths in a.chunks)
+    if len(shape(first)) == a.ndim:
+        chunks = tuple(
+            tuple(shape((*first[:axis], length, *first[axis + 1 :]))[axis] for length in lengths)
+            for axis, lengths in enumerate(a.chunks)
+        )
+        return a.map_blocks(function, chunks=chunks, dtype=a.dtype, meta=a._meta)
+    result = shape(first)
+    meta = _empty(spec, len(result), spec.dtype)
+    return a.map_blocks(
+        function, chunks=tuple((n,) for n in result), dtype=a.dtype, meta=meta,
+        drop_axis=[*range(a.ndim)], new_axis=[*range(len(result))],
+    )  # fmt: skip
+
+
 # -- collections ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Recipe:
-    """What one layer is made from, beside the names of the arrays it reads."""
+    """What one layer is made from, beside the names of the arrays it reads: those of a convolution."""
 
     plan: ChunkedPlan
     w: Any
     bias: Any
+    kind = "conv"
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """The chunks of the result."""
+        return self.plan.result_chunks
+
+    @property
+    def meta(self) -> Array:
+        """An empty array like the blocks of the result."""
+        return _empty(self.plan.call.x, len(self.chunks), self.plan.call.dtypes.result)
 
     def __dask_tokenize__(self) -> Any:
         plan, call = self.plan, self.plan.call
@@ -292,23 +338,70 @@ class _Recipe:
 
     def name(self, sources: Mapping[str, str]) -> str:
         """The layer's name: another one for other arrays, and the same for the same."""
-        return f"conv-{tokenize(self, sorted(sources.items()))}"
+        return f"{self.kind}-{tokenize(self, sorted(sources.items()))}"
 
     def layer(self, sources: Mapping[str, str]) -> dict[Any, Any]:
         """The layer, where the arrays that are Dask's have these names."""
         return self.plan.layer(self.name(sources), self.w, self.bias, sources)
 
 
-def _collection(recipe: _Recipe, arrays: Mapping[str, Any], meta: Array) -> Any:
+@dataclass(frozen=True, eq=False)
+class _PartialGradients(_Recipe):
+    """The same of the kernel's gradient: that of every block, one behind the other along a first axis."""
+
+    dtype: Any
+    kind = "conv-weight-grad"
+
+    def __dask_tokenize__(self) -> Any:
+        return normalize_token([_Recipe.__dask_tokenize__(self), str(self.dtype)])
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """One for each block of the result, of the kernel's shape."""
+        blocks = math.prod(map(len, self.plan.result_chunks))
+        return ((1,) * blocks, *((length,) for length in self.plan.call.w.shape))
+
+    @property
+    def meta(self) -> Array:
+        """An empty array like the gradients."""
+        return _empty(self.plan.call.x, len(self.chunks), self.dtype)
+
+    def layer(self, sources: Mapping[str, str]) -> dict[Any, Any]:
+        """A task for every block, of what it reads of the image and of the gradient of the result."""
+        plan, name, layer = self.plan, self.name(sources), dict[Any, Any]()
+        terms = plan.filters[0].terms
+        image = _Operand(f"{name}-x", sources["x"], plan.chunks, layer)
+        rest = (0,) * len(plan.call.w.shape)
+        for number, (at, chosen, margins) in enumerate(plan.blocks()):
+            counts, parts = image.parts(chosen)
+            key = (name, number, *rest)
+            dy = TaskRef((sources["dy"], *at))
+            layer[key] = Task(key, weight_gradient, terms, plan.call.w.shape, self.dtype, dy, margins, counts, *parts)
+        return layer
+
+
+def weight_grad(x: Any, dy: Any, call: Call, demands: Demands, dtype: Any) -> Any:
+    """The gradient with respect to the kernel: those of all blocks, summed as a tree."""
+    made = ChunkedPlan(call, replace(demands, workers=demands.workers or 1), x.chunks, _filter_chunks(call, None))
+    recipe = _PartialGradients(made, None, None, dtype)
+    partial = _collection(recipe, {"x": x, "dy": dy.rechunk(made.result_chunks)})
+    return partial.sum(axis=0, dtype=recipe.meta.dtype)
+
+
+def like(a: Any, x: Any) -> Any:
+    """``a`` as a Dask array, if ``x`` is one and it is not."""
+    return da.from_array(a) if in_chunks(x) and not in_chunks(a) else a
+
+
+def _collection(recipe: _Recipe, arrays: Mapping[str, Any]) -> Any:
     """A Dask array of one layer: a graph or, where Dask plans queries, an expression."""
-    chunks = recipe.plan.result_chunks
     if da.array_expr_enabled():
         expressions = (array.expr for array in arrays.values())
-        return new_collection(Convolution(recipe, chunks, meta, [*arrays], *expressions))
+        return new_collection(Convolution(recipe, recipe.chunks, recipe.meta, [*arrays], *expressions))
     sources = {key: array.name for key, array in arrays.items()}
     name = recipe.name(sources)
     graph = HighLevelGraph.from_collections(name, recipe.layer(sources), dependencies=[*arrays.values()])
-    return da.Array(graph, name, chunks, meta=meta)
+    return da.Array(graph, name, recipe.chunks, meta=recipe.meta)
 
 
 if da.array_expr_enabled():

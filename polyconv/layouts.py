@@ -47,12 +47,15 @@ def channels_last(layout: str) -> bool:
     return "C" in layout and layout.index("C") > max(map(layout.index, spatial))
 
 
-def default_kernel_layout(layout: str) -> str | None:
+def default_kernel_layout(layout: str, transposed: bool = False) -> str | None:
     """The kernel's layout that goes with an image's, or None where channels stand among spatial axes.
 
     ``"OIHW"`` where channels come first (PyTorch), ``"HWIO"`` where they come last (TensorFlow and the
-    literature), ``"HW"`` where there are none.
+    literature), ``"HW"`` where there are none; of a transposed convolution, ``"IOHW"`` and ``"HWOI"``.
     """
+    if transposed:
+        forward = default_kernel_layout(layout)
+        return None if forward is None else forward.translate(str.maketrans("OI", "IO"))
     spatial = spatial_letters(layout)
     if "C" not in layout:
         return spatial

@@ -12,7 +12,7 @@ from typing import Any
 from .arrays import device, workspace, written_in_place
 from .problem import reach
 
-__all__ = ["MODES", "MODE_ALIASES", "NAMED", "pad", "same", "widest"]
+__all__ = ["MODES", "MODE_ALIASES", "NAMED", "pad", "same", "source", "unpad", "widest"]
 
 MODES = ("constant", "reflect", "symmetric", "edge", "wrap")
 MODE_ALIASES = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
@@ -77,3 +77,25 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
         if before or after:
             x = xp.concat([*before, x, *after], axis=axis)
     return x
+
+
+def unpad(y: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
+    """The adjoint of :func:`pad`: margins are taken off, and what they hold is added to where they came from."""
+    in_place = written_in_place(y)
+    for axis, (low, high) in reversed([*enumerate(widths)]):
+        if not (low or high):
+            continue
+        before, size = (slice(None),) * axis, y.shape[axis] - low - high
+        core = xp.asarray(y[(*before, slice(low, low + size), ...)], copy=True)
+        if mode != "constant":
+            for i in (*range(-low, 0), *range(size, size + high)):
+                at, line = source(i, size, mode), y[(*before, slice(low + i, low + i + 1), ...)]
+                where: Any = (*before, slice(at, at + 1), ...)
+                if in_place:
+                    core[where] += line
+                else:
+                    import array_api_extra as xpx  # slow to import, and few need it
+
+                    core = xpx.at(core, where).add(line, xp=xp)
+        y = core
+    return y

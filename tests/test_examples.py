@@ -334,12 +334,17 @@ def test_a_killed_run_resumes(tmp_path: Path, filter_dataset: ModuleType) -> Non
 
 def test_a_full_disk_resumes(tmp_path: Path, filter_dataset: ModuleType) -> None:
     """No file may grow beyond a limit: the first block cannot be written, and nothing says that it was."""
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     succeed(tmp_path, "filter_dataset.py", *SMALL, "--output", "other.zarr")
+    limited = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     full = subprocess.run(
-        [sys.executable, str(EXAMPLES / "filter_dataset.py"), "--batch", "16"],
+        [sys.executable, "-c", limited, str(EXAMPLES / "filter_dataset.py"), "--batch", "16"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )  # fmt: skip
     assert full.returncode == 1
     assert "stopped: [Errno 27] File too large" in full.stderr
