@@ -43,6 +43,7 @@ __all__ = [
     "epsilon",
     "every",
     "in_chunks",
+    "innermost",
     "is_accelerator",
     "memory",
     "new",
@@ -312,6 +313,16 @@ def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[i
         order = sorted(range(x.ndim), key=lambda axis: (inner in (axis, axis - x.ndim), -abs(strides[axis])))
         x = np.ascontiguousarray(x.transpose(order)).transpose(tuple(map(order.index, range(x.ndim))))
     return x, tuple(stride // item for stride in x.strides)
+
+
+def innermost(x: Array) -> int:
+    """The axis along which elements are neighbours in memory; the last where the library does not say."""
+    strides = getattr(x, "strides", None)
+    if strides is None:
+        return len(x.shape) - 1
+    return min(
+        (axis for axis, n in enumerate(x.shape) if n > 1), key=lambda axis: abs(strides[axis]), default=x.ndim - 1
+    )
 
 
 def address(x: np.ndarray) -> int:

@@ -50,7 +50,7 @@ def pytorchs(layer: Any, dtype: str, gradient: str) -> dict[str, Callable[[], An
         dy = torch.from_numpy(np.random.default_rng(1).standard_normal(y.shape).astype(dtype)).to(memory_format=order)
         mask = [gradient == "dx", gradient == "dw", False]
 
-        def call(x: Any = x, w: Any = w, dy: Any = dy) -> Any:
+        def call(x: Any = x, w: Any = w, dy: Any = dy, mask: Any = mask) -> Any:
             found = torch.ops.aten.convolution_backward(
                 dy, x, w, None, stride, padding, dilation, False, [0] * ndim, said["groups"], mask
             )

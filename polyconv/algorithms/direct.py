@@ -95,8 +95,10 @@ def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]
         cycles *= positions // p.output_size[-1] * p.groups
     else:
         found, cycles = block(p.filters, ENDLESS, 1, 1, registers, _TALL)
-        # A vector is copied to the panel in about ten cycles.
-        cycles = (cycles / ENDLESS + 10.0) * positions / lanes * p.groups
+        row = p.output_size[-1]
+        # A panel holds positions of one image, and each row of it, however short, is copied in vectors of ten cycles.
+        copied = p.positions // row * -(-row // lanes)
+        cycles = (cycles / ENDLESS * -(-p.positions // lanes) + 10.0 * copied) * p.batch * p.groups
     return found, cycles * p.channels * p.taps
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import product
 from types import ModuleType
 
-from ..arrays import Array, contiguous
+from ..arrays import Array, innermost
 from ..problem import ConvProblem, reach
 from ..rounding import direct
 from .base import Algorithm, Cost, never
@@ -45,10 +45,14 @@ def _naive_cost(p: ConvProblem) -> Cost:
 
 
 def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
-    """One matrix product per output position: its patch of the image by all filters."""
+    """One matrix product per output position: its patch of the image by all filters.
+
+    Both factors are gathered along the grain of memory, and the product takes either as it lies or transposed.
+    """
     p = problem
     length = p.channels * p.taps
-    filters = contiguous(xp.permute_dims(xp.reshape(w, (p.groups, p.filters, length)), (0, 2, 1)))
+    filters = _matrix(w, (p.groups, p.filters, length), innermost(w) == 1, xp)
+    inner = innermost(x) == 0
     spans = tuple(map(reach, p.kernel, p.dilation))
     columns = []
     for o in product(*map(range, p.output_size)):
@@ -56,11 +60,20 @@ def patch(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
             slice(position * stride, position * stride + span, dilation)
             for position, stride, span, dilation in zip(o, p.stride, spans, p.dilation, strict=True)
         )
-        patches = xp.reshape(x[(slice(None), slice(None), slice(None), *window)], (p.batch, p.groups, length))
-        columns.append(xp.matmul(xp.permute_dims(patches, (1, 0, 2)), filters))  # (G, N, K)
+        patch = xp.permute_dims(x[(slice(None), slice(None), slice(None), *window)], (1, 0, *range(2, 3 + p.ndim)))
+        patches = _matrix(patch, (p.groups, p.batch, length), inner, xp)
+        columns.append(xp.matmul(patches, xp.permute_dims(filters, (0, 2, 1))))  # (G, N, K)
     y = xp.reshape(xp.stack(columns, axis=0), (*p.output_size, p.groups, p.batch, p.filters))
     last = p.ndim
     return xp.permute_dims(y, (last + 1, last, last + 2, *range(last)))
+
+
+def _matrix(a: Array, shape: tuple[int, int, int], second_is_innermost: bool, xp: ModuleType) -> Array:
+    """``a`` of such a ``shape``, copied, if need be, in the order in which it lies."""
+    if not second_is_innermost:
+        return xp.reshape(a, shape)
+    turned = xp.permute_dims(a, (0, *range(2, a.ndim), 1))
+    return xp.permute_dims(xp.reshape(turned, (shape[0], shape[2], shape[1])), (0, 2, 1))
 
 
 def _patch_cost(p: ConvProblem) -> Cost:
