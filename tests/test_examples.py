@@ -394,3 +394,28 @@ def test_another_dataset_is_not_written_over(tmp_path: Path, filter_dataset: Mod
     done = run(tmp_path, "filter_dataset.py", "--batch", "5")
     assert done.returncode == 1
     assert "photos-filtered.zarr is there, and was made otherwise; give another --output" in done.stderr
+
+
+# -- train_digits.py ------------------------------------------------------------------------------------------------
+
+
+def test_a_network_learns_to_read_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    out = succeed(tmp_path, "train_digits.py")
+    right = float(out.partition("%")[0])
+    assert "% of 359 held-out digits" in out
+    assert right >= 97
+    with Image.open(tmp_path / "digits.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_a_network_learns_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("dask.array")
+    digits = load("train_digits.py")
+    whole, right = digits.train("numpy", 2, 0)
+    chunks, also = digits.train("dask", 2, 0)
+    assert len(whole) == len(chunks) == 44
+    np.testing.assert_allclose(chunks[:10], whole[:10], rtol=1e-3)  # then rounding goes ways of its own
+    assert whole[-1] < 0.5 * whole[0]
+    assert abs(right - also) < 0.03
