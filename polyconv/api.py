@@ -251,7 +251,8 @@ def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -
     Returns
     -------
     Plan
-        Printable, and callable as ``plan(x, w, bias)`` on arrays of these shapes and dtypes.
+        Printable, and callable as ``plan(x, w, bias)`` on arrays of these shapes and dtypes. For Dask arrays it is that
+        of the largest block, and what it returns is lazy.
 
     Examples
     --------
