@@ -157,16 +157,16 @@ def _is_sequence(value: Any) -> bool:
     return hasattr(value, "__len__") and getattr(value, "ndim", 0) in (1, 2)
 
 
-def _per_axis(value: Any, name: str, letters: str) -> tuple[int, ...]:
-    """One positive integer per spatial axis, from one for all or one for each."""
+def _per_axis(value: Any, name: str, letters: str, least: int = 1) -> tuple[int, ...]:
+    """One integer per spatial axis, ``least`` or more, from one for all or one for each."""
     if not _is_sequence(value):
-        return (_integer(value, name, 1),) * len(letters)
+        return (_integer(value, name, least),) * len(letters)
     if len(value) != len(letters):
         raise ValueError(
             f"{name}={value!r} has {len(value)} entries; give one integer, or one for each "
             f"of the {len(letters)} spatial axes {', '.join(letters)}"
         )
-    return tuple(_integer(entry, f"{name}[{i}]", 1) for i, entry in enumerate(value))
+    return tuple(_integer(entry, f"{name}[{i}]", least) for i, entry in enumerate(value))
 
 
 # -- layouts -------------------------------------------------------------------------------------------------
@@ -326,6 +326,26 @@ def _check_channels(x: dict[str, int], w: dict[str, int], groups: int) -> None:
         raise ValueError(f"w takes {per_group} input channels{grouped}, and x has {channels}; {_shapes(x, w)}")
 
 
+def _check_flip(flip_kernel: Any) -> None:
+    if not isinstance(flip_kernel, bool):
+        raise TypeError(f"flip_kernel={flip_kernel!r} must be True or False")
+
+
+def _dtypes(x: ArraySpec, w: ArraySpec, dtype: Any) -> dtypes.Dtypes:
+    """What is summed in and returned, where the caller says so or not."""
+    return dtypes.choose(x.dtype, w.dtype, None if dtype is None else dtype_in(dtype, x.xp), x.xp, x.device)
+
+
+def _axes(image: dict[str, int], kernel: dict[str, int], stride: Any, dilation: Any, letters: str) -> dict[str, Any]:
+    """The size, taps, stride and dilation of the spatial axes."""
+    return {
+        "size": tuple(image[letter] for letter in letters),
+        "kernel": tuple(kernel[letter] for letter in letters),
+        "stride": _per_axis(stride, "stride", letters),
+        "dilation": _per_axis(dilation, "dilation", letters),
+    }
+
+
 def read(
     x: Array,
     w: Array,
@@ -358,16 +378,9 @@ def read(
     image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
     group_count = _integer(groups, "groups", 1)
     _check_channels(image, kernel, group_count)
-    if not isinstance(flip_kernel, bool):
-        raise TypeError(f"flip_kernel={flip_kernel!r} must be True or False")
-    wanted = None if dtype is None else dtype_in(dtype, xs.xp)
-    chosen = dtypes.choose(xs.dtype, ws.dtype, wanted, xs.xp, xs.device)
-    axes: dict[str, Any] = {
-        "size": tuple(image[letter] for letter in spatial),
-        "kernel": tuple(kernel[letter] for letter in spatial),
-        "stride": _per_axis(stride, "stride", spatial),
-        "dilation": _per_axis(dilation, "dilation", spatial),
-    }
+    _check_flip(flip_kernel)
+    chosen = _dtypes(xs, ws, dtype)
+    axes = _axes(image, kernel, stride, dilation, spatial)
     problem = ConvProblem(
         batch=image.get("N", 1),
         groups=group_count,
@@ -385,14 +398,7 @@ def read(
 
 
 def _read_output_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[int, ...]:
-    if not _is_sequence(given):
-        given = (given,) * len(letters)
-    if len(given) != len(letters):
-        raise ValueError(
-            f"output_padding={given!r} has {len(given)} entries; give one integer, or one for each "
-            f"of the {len(letters)} spatial axes {', '.join(letters)}"
-        )
-    found = tuple(_integer(entry, f"output_padding[{i}]", 0) for i, entry in enumerate(given))
+    found = _per_axis(given, "output_padding", letters, least=0)
     for i, letter in enumerate(letters):
         if found[i] and found[i] >= max(p["stride"][i], p["dilation"][i]):
             raise ValueError(
@@ -457,15 +463,9 @@ def read_transposed(
         raise ValueError(f"groups={number} does not divide the {image.get('C', 1)} input channels of x; {shapes}")
     if image.get("C", 1) != kernel.get("I", 1):
         raise ValueError(f"w takes {kernel.get('I', 1)} input channels, and x has {image.get('C', 1)}; {shapes}")
-    if not isinstance(flip_kernel, bool):
-        raise TypeError(f"flip_kernel={flip_kernel!r} must be True or False")
-    chosen = dtypes.choose(xs.dtype, ws.dtype, None if dtype is None else dtype_in(dtype, xs.xp), xs.xp, xs.device)
-    p: dict[str, Any] = {
-        "size": tuple(image[letter] for letter in spatial),
-        "kernel": tuple(kernel[letter] for letter in spatial),
-        "stride": _per_axis(stride, "stride", spatial),
-        "dilation": _per_axis(dilation, "dilation", spatial),
-    }
+    _check_flip(flip_kernel)
+    chosen = _dtypes(xs, ws, dtype)
+    p = _axes(image, kernel, stride, dilation, spatial)
     beyond = _read_output_padding(output_padding, p, spatial)
     axes = _transposed_axes(p, padding, beyond, spatial, shapes)
     bias_shape = (number * kernel["O"],) if "C" in layout else ()

@@ -277,28 +277,26 @@ def _empty(spec: ArraySpec, ndim: int, dtype: Any) -> Array:
 
 
 def mapped(a: Any, function: Callable[[Any], Array], along: tuple[int, ...] | None) -> Any:
-    """A function of every block, in which shapes decide shapes; ``along`` some axes, or all, there is one block."""
-    a = a.rechunk(dict.fromkeys(range(a.ndim) if along is None else along, -1))
+    """A function of every block, in which shapes decide shapes; ``along`` some axes, or all, there is one block.
+
+    The length of its result along any other axis is decided by the block's along that axis.
+    """
+    whole = tuple(range(a.ndim)) if along is None else along
+    a = a.rechunk(dict.fromkeys(whole, -1))
     spec = describe(a._meta, "meta")
-    made: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    def shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
-        if lengths not in made:
-            made[lengths] = tuple(function(spec.xp.empty(lengths, dtype=spec.dtype, device=spec.device)).shape)
-        return made[lengths]
+    def shape(axis: int = -1, length: int = 1) -> tuple[int, ...]:
+        """That of the result of a block so long along one axis, tried out on a thin one."""
+        lengths = (n if i in whole else length if i == axis else 1 for i, n in enumerate(a.shape))
+        return tuple(function(spec.xp.empty(tuple(lengths), dtype=spec.dtype, device=spec.device)).shape)
 
-    first = tuple(lengths[0] for lengths in a.chunks)
-    if len(shape(first)) == a.ndim:
-        chunks = tuple(
-            tuple(shape((*first[:axis], length, *first[axis + 1 :]))[axis] for length in lengths)
-            for axis, lengths in enumerate(a.chunks)
-        )
+    if len(thin := shape()) == a.ndim:
+        made = [{n: shape(axis, n)[axis] for n in {*lengths}} for axis, lengths in enumerate(a.chunks)]
+        chunks = tuple(tuple(map(found.__getitem__, lengths)) for found, lengths in zip(made, a.chunks, strict=True))
         return a.map_blocks(function, chunks=chunks, dtype=a.dtype, meta=a._meta)
-    result = shape(first)
-    meta = _empty(spec, len(result), spec.dtype)
     return a.map_blocks(
-        function, chunks=tuple((n,) for n in result), dtype=a.dtype, meta=meta,
-        drop_axis=[*range(a.ndim)], new_axis=[*range(len(result))],
+        function, chunks=tuple((n,) for n in thin), dtype=a.dtype, meta=_empty(spec, len(thin), spec.dtype),
+        drop_axis=[*range(a.ndim)], new_axis=[*range(len(thin))],
     )  # fmt: skip
 
 

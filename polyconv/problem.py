@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-__all__ = ["ConvProblem", "output_extent", "reach"]
+__all__ = ["ConvProblem", "clipped", "output_extent", "reach"]
 
 
 def reach(kernel: int, dilation: int) -> int:
@@ -21,6 +21,17 @@ def reach(kernel: int, dilation: int) -> int:
 def output_extent(padded: int, kernel: int, stride: int, dilation: int) -> int:
     """How many windows fit along an axis of ``padded`` inputs; zero where not even one does."""
     return max(0, (padded - reach(kernel, dilation)) // stride + 1)
+
+
+def clipped(start: int, stop: int, size: int) -> tuple[slice, tuple[int, int]]:
+    """What of ``start`` to ``stop - 1`` lies on an axis of ``size`` elements, and how much before and behind it.
+
+    Where nothing does, all of it counts as before.
+    """
+    begin, end = min(max(start, 0), size), min(max(stop, 0), size)
+    if begin == end:
+        return slice(begin, end), (stop - start, 0)
+    return slice(begin, end), (begin - start, stop - end)
 
 
 @dataclass(frozen=True)
@@ -135,13 +146,9 @@ class ConvProblem:
         padding altogether read an empty slice; all of their padding counts as low.
         """
         low, _ = self.padding[axis]
-        size = self.size[axis]
         start = first * self.stride[axis] - low
         stop = (last - 1) * self.stride[axis] - low + reach(self.kernel[axis], self.dilation[axis])
-        begin, end = min(max(start, 0), size), min(max(stop, 0), size)
-        if begin == end:
-            return slice(begin, end), (stop - start, 0)
-        return slice(begin, end), (begin - start, stop - end)
+        return clipped(start, stop, self.size[axis])
 
     @cached_property
     def local(self) -> ConvProblem:

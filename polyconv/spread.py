@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .problem import clipped
+
 __all__ = ["Axis"]
 
 
@@ -51,8 +53,4 @@ class Axis:
     def reads(self) -> tuple[slice, tuple[int, int]]:
         """The pixels that these see, and how many zeros they see before and behind."""
         begin = self.first - (self.each - 1) * self.apart
-        end = self.first + self.places
-        inside = slice(min(max(begin, 0), self.size), min(max(end, 0), self.size))
-        if inside.start == inside.stop:
-            return inside, (end - begin, 0)
-        return inside, (inside.start - begin, end - inside.stop)
+        return clipped(begin, self.first + self.places, self.size)
