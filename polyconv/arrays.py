@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -25,12 +26,14 @@ from . import dtypes
 from .problem import ConvProblem, reach
 
 __all__ = [
+    "Accelerator",
     "Array",
     "ArraySpec",
     "Library",
     "address",
     "aligned",
     "blas_pools",
+    "by_value",
     "constant",
     "contiguous",
     "describe",
@@ -42,6 +45,7 @@ __all__ = [
     "einsum",
     "epsilon",
     "every",
+    "grid",
     "in_chunks",
     "innermost",
     "is_accelerator",
@@ -52,6 +56,7 @@ __all__ = [
     "plain",
     "random",
     "ratios",
+    "steps",
     "synchronize",
     "threads",
     "versions",
@@ -169,6 +174,67 @@ def _jax_wait(x: Array) -> None:
     x.block_until_ready()
 
 
+# -- accelerators --------------------------------------------------------------------------------------------
+
+
+class Accelerator(NamedTuple):
+    """What a GPU says of itself.
+
+    Its clock in Hz, its memory in bytes, and the bytes per second that go there and back; and what tells the library to
+    round what single precision's matrix products multiply to 11 bits (TF32), if anything does.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    clock: float
+    bandwidth: float
+    memory: int
+    rounds: str | None = None
+
+    def __str__(self) -> str:
+        major, minor = self.capability
+        return f"{self.name}, compute capability {major}.{minor}, {self.memory / 1e9:.0f} GB"
+
+
+def _no_accelerator(device: Any) -> None:
+    """Of most libraries nothing is known but that there is one."""
+
+
+def _cupy_accelerator(device: Any) -> Accelerator:
+    return _cuda_device(device.id)
+
+
+@lru_cache
+def _cuda_device(number: int) -> Accelerator:
+    from cupy.cuda import runtime
+
+    properties = runtime.getDeviceProperties(number)
+
+    def attribute(name: str) -> int:
+        return int(runtime.deviceGetAttribute(getattr(runtime, f"cudaDevAttr{name}"), number))
+
+    capability = (properties["major"], properties["minor"])
+    # Both edges of the memory's clock move the width of its bus; clocks are in kHz, and the width in bits.
+    bandwidth = 2 * attribute("MemoryClockRate") * 1e3 * attribute("GlobalMemoryBusWidth") / 8
+    return Accelerator(
+        properties["name"].decode(),
+        capability,
+        properties["multiProcessorCount"],
+        attribute("ClockRate") * 1e3,
+        bandwidth,
+        properties["totalGlobalMem"],
+        "CUPY_TF32" if capability >= (8, 0) and int(os.environ.get("CUPY_TF32", "0")) else None,
+    )
+
+
+def _cupy_device(device: Any) -> AbstractContextManager[object]:
+    import cupy
+
+    found: AbstractContextManager[object] = cupy.cuda.Device(device.id)
+    return found
+
+
 # -- the libraries -------------------------------------------------------------------------------------------
 
 
@@ -178,9 +244,11 @@ class Library:
 
     ``call_seconds`` is the time that one small array operation takes. ``wait`` returns once an array is computed.
     ``threads`` says whether operations of several threads at once pay: they leave the interpreter to others, and do
-    not keep every processor busy by themselves; ``compiled`` whether numba's code runs on its arrays. ``in_place`` says
-    whether results are written in place, tile by tile say: not where arrays cannot be written to, nor where
-    transformations of functions (``grad``, ``vmap``) would not follow.
+    not keep every processor busy by themselves; ``compiled`` whether numba's code runs on its arrays, and ``cuda``
+    whether CUDA's does, through its ``RawKernel``. ``in_place`` says whether results are written in place, tile by tile
+    say: not where arrays cannot be written to, nor where transformations of functions (``grad``, ``vmap``) would not
+    follow. ``accelerator`` is what a device of the library says of itself, and ``within`` where its arrays must be
+    worked with, if not anywhere.
     """
 
     name: str
@@ -192,12 +260,18 @@ class Library:
     wait: Callable[[Array], object] = _as_it_is
     threads: bool = False
     compiled: bool = False
+    cuda: bool = False
+    accelerator: Callable[[Any], Accelerator | None] = _no_accelerator
+    within: Callable[[Any], AbstractContextManager[object]] | None = None
 
 
 _NUMPY = Library(
     "numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, threads=True, compiled=True
 )
-_CUPY = Library("cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous, _cupy_wait)
+_CUPY = Library(
+    "cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous, _cupy_wait,
+    cuda=True, accelerator=_cupy_accelerator, within=_cupy_device,
+)  # fmt: skip
 _TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, _torch_contiguous, _torch_wait)
 _JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum, wait=_jax_wait)
 
@@ -325,9 +399,24 @@ def innermost(x: Array) -> int:
     )
 
 
-def address(x: np.ndarray) -> int:
-    """Where the first element of a NumPy array is; the caller keeps the array alive."""
-    return int(x.ctypes.data)
+def address(x: Array) -> int:
+    """Where the first element of an array of NumPy's or CuPy's is; the caller keeps the array alive."""
+    return int(x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr)
+
+
+def steps(x: Array) -> tuple[int, ...]:
+    """How many elements lie between neighbours along each axis of an array of NumPy's or CuPy's."""
+    return tuple(stride // x.itemsize for stride in x.strides)
+
+
+def by_value(*numbers: int) -> np.ndarray:
+    """Integers of 64 bits as one record, which CuPy hands to a kernel by value."""
+    return np.array((numbers,), dtype=[("numbers", np.int64, (len(numbers),))])
+
+
+def grid(lengths: Sequence[int]) -> np.ndarray:
+    """Where the elements of an array of these ``lengths`` lie along each axis, the last fastest: NumPy's, int32."""
+    return np.ascontiguousarray(np.indices(lengths, dtype=np.int32).reshape(len(lengths), -1).T)
 
 
 def padded_rows(rows: Sequence[Array], xp: ModuleType) -> Array:

@@ -98,7 +98,7 @@ class BlockConvolution:
         terms = self.terms
         target = Target.of(call.x, terms.demands.workers)
         way = quickest(terms.algorithm, call, terms.demands, target)
-        return road(call, terms.algorithm, way.tile, way.workers)
+        return road(call, terms.algorithm, way.tile, way.workers, way.workspace)
 
     def __call__(self, x: Array, margins: Margins) -> Array:
         """Convolve a block, with zeros as wide as ``margins`` around it."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .algorithms import Algorithm
@@ -35,7 +36,8 @@ class Road:
 
     ``image`` leads from the caller's image to ``(N, G, C, *size)``, ``kernel`` from the caller's kernel to
     ``(G, K, C, *kernel)`` and what the algorithm prepares of it, ``bias`` to ``(G, K, 1, ...)``, and ``result`` from
-    what the three make, ``(N, G, K, *output size)``, back to the caller.
+    what the three make, ``(N, G, K, *output size)``, back to the caller. They are gone ``within`` a context where the
+    library has one, and what the road ``wants`` is told to who finds no memory for it.
     """
 
     image: tuple[Step, ...]
@@ -43,9 +45,25 @@ class Road:
     bias: tuple[Step, ...]
     convolve: Callable[[Array, Any, Array | None], Array]
     result: tuple[Step, ...]
+    within: Callable[[], AbstractContextManager[object]] | None = None
+    wants: str = ""
+
+    def _at_home(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """``work(*arguments)``, where the library's arrays must be worked with; who lacks memory is told what for."""
+        try:
+            if self.within is None:
+                return work(*arguments)
+            with self.within():
+                return work(*arguments)
+        except MemoryError as error:
+            raise MemoryError(f"{error}; {self.wants}") from error
 
     def prepare(self, w: Array, bias: Array | None) -> tuple[Any, Array | None]:
         """The kernel and the bias as the convolution takes them."""
+        prepared: tuple[Any, Array | None] = self._at_home(self._prepare, w, bias)
+        return prepared
+
+    def _prepare(self, w: Array, bias: Array | None) -> tuple[Any, Array | None]:
         for step in self.kernel:
             w = step(w)
         if bias is not None:
@@ -54,7 +72,13 @@ class Road:
         return w, bias
 
     def __call__(self, x: Array, kernel: Any, bias: Array | None) -> Array:
-        """Convolve an image that fits with what :meth:`prepare` made; the result is contiguous, in its layout."""
+        """Convolve an image that fits with what :meth:`prepare` made; the result is contiguous, in its layout.
+
+        Raises MemoryError, and says what the plan wants beside the image and the result, where that is not there.
+        """
+        return self._at_home(self._convolve, x, kernel, bias)
+
+    def _convolve(self, x: Array, kernel: Any, bias: Array | None) -> Array:
         for step in self.image:
             x = step(x)
         y = self.convolve(x, kernel, bias)
@@ -63,8 +87,11 @@ class Road:
         return y
 
 
-def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
-    """The road of ``call`` through ``algorithm``, tile by tile, on as many threads as there are ``workers``."""
+def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: int = 0) -> Road:
+    """The road of ``call`` through ``algorithm``, tile by tile, on as many threads as there are ``workers``.
+
+    ``workspace`` is what was predicted for it, in bytes.
+    """
     p, xp, total = call.problem, call.x.xp, call.dtypes.total
     kernel_shape = (p.groups, p.filters, p.channels, *p.kernel)
     cut = tile != whole(p)
@@ -133,6 +160,8 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int) -> Road:
             *reshape(tuple(p.result_shape[axis] for axis in call.output_axes), call.output_shape),
             contiguous,
         ),
+        within=None if call.x.library.within is None else partial(call.x.library.within, call.x.device),
+        wants=f"{algorithm.name} wants {workspace} bytes beside image and result; max_workspace= asks for less",
     )
 
 

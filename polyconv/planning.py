@@ -18,8 +18,9 @@ from .arrays import Array
 from .dtypes import name as dtype_name
 from .execution import Road, road, road_workspace
 from .prepared import Prepared
+from .problem import ConvProblem
 from .target import Target
-from .tiling import Tile, count, cut, part, whole
+from .tiling import Tile, count, cut, multiplies, part, whole
 
 __all__ = ["Candidate", "Plan", "candidates", "make_plan"]
 
@@ -149,6 +150,8 @@ class Plan:
                     f"{f'{candidate.error:.1e}' if candidate.error else 'exact':>8}",
                 ]
             notes = [candidate.algorithm.detail] if math.isfinite(candidate.seconds) else []
+            if notes and self.target.rounds(p.dtype) and p.macs and multiplies(candidate.algorithm, p.padded):
+                notes.append("products in TF32")
             notes += [candidate.reason or "", self._why(candidate) if mark == ">" else ""]
             note = ", ".join(filter(None, notes))
             lines.append(f"{mark} {candidate.name:<12} {' '.join(cells)}  {note}".rstrip())
@@ -185,8 +188,10 @@ def _refused(algorithm: Algorithm, call: Call, reason: str) -> Candidate:
     return Candidate(algorithm, math.inf, 0, 0, 0, 0.0, whole(call.problem.padded), reason=reason)
 
 
-def _inadmissible(cost: Cost, call: Call, accuracy: str) -> str | None:
+def _inadmissible(cost: Cost, call: Call, accuracy: str, target: Target) -> str | None:
     """Why the caller's demand of accuracy forbids a method, which matters only where it is not direct summation."""
+    if accuracy == "strict" and cost.matmul_macs and target.gpu and target.rounds(call.problem.dtype):
+        return f"accuracy='strict' forbids matrix products in TF32, which {target.gpu.rounds} asks for"
     if not cost.spreads or accuracy == "any":
         return None
     if accuracy == "strict":
@@ -209,25 +214,34 @@ def _ways(algorithm: Algorithm, call: Call, demands: Demands, target: Target) ->
         yield _refused(algorithm, call, reason)
     elif not problem.macs:  # an empty dimension leaves nothing to do
         yield Candidate(algorithm, 0.0, 0, 0, 0, 0.0, whole(problem))
-    elif reason := _inadmissible(cost := algorithm.cost(problem), call, demands.accuracy):
+    elif reason := _inadmissible(cost := _cost(algorithm, problem, target), call, demands.accuracy, target):
         yield replace(_refused(algorithm, call, reason), error=cost.error)
     else:
-        costs = _Costs(algorithm, call)
+        costs = _Costs(algorithm, call, target)
         for tile, workers in _cuts(costs, demands, target):
             yield _way(costs, tile, workers, demands, target)
+
+
+def _cost(algorithm: Algorithm, p: ConvProblem, target: Target) -> Cost:
+    """What an algorithm costs, with the error that it has where matrix products round what they multiply."""
+    cost = algorithm.cost(p)
+    if not (cost.matmul_macs and target.rounds(p.dtype)):
+        return cost
+    # Two roundings of each product, which are magnified as those of its sums are.
+    return replace(cost, error=cost.error + rounding.TF32 * max(1.0, cost.error / rounding.direct(p)))
 
 
 class _Costs:
     """What an algorithm costs a call: once for its kernel, and for every tile of the image."""
 
-    def __init__(self, algorithm: Algorithm, call: Call) -> None:
-        self.algorithm, self.call, self.problem = algorithm, call, call.problem.padded
+    def __init__(self, algorithm: Algorithm, call: Call, target: Target) -> None:
+        self.algorithm, self.call, self.problem, self.target = algorithm, call, call.problem.padded, target
         make = algorithm.prepare_cost
         self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem)
 
     def of(self, tile: Tile) -> Cost:
         """What one tile costs; one of several has margins of its own, is cast, and its result copied to its place."""
-        cost = self.algorithm.cost(here := part(self.problem, tile))
+        cost = _cost(self.algorithm, here := part(self.problem, tile), self.target)
         if tile == whole(self.problem):
             return cost
         dtypes, p = self.call.dtypes, self.call.problem
@@ -307,7 +321,7 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
 def _variants(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> list[Candidate]:
     """All ways of all variants of an algorithm."""
     problem = call.problem.padded
-    variants = algorithm.variants(problem) if algorithm.variants and problem.macs else (algorithm,)
+    variants = algorithm.variants(problem, target) if algorithm.variants and problem.macs else (algorithm,)
     return [way for variant in variants for way in _ways(variant, call, demands, target)]
 
 
@@ -370,5 +384,5 @@ def make_plan(call: Call, demands: Demands) -> Plan:
         target,
         tuple(best.values()),
         chosen.name,
-        road(call, chosen.algorithm, chosen.tile, chosen.workers),
+        road(call, chosen.algorithm, chosen.tile, chosen.workers, chosen.workspace),
     )

@@ -15,7 +15,10 @@ from functools import lru_cache
 from .arrays import epsilon
 from .problem import ConvProblem
 
-__all__ = ["BOUNDS", "direct", "roundoff", "summed"]
+__all__ = ["BOUNDS", "TF32", "direct", "roundoff", "summed"]
+
+TF32 = 2.0**-11 * math.sqrt(2 / 3)
+"""The error of a product whose factors are rounded to 11 bits: each by up to one part in ``2**11``, independently."""
 
 BOUNDS = {"float32": 2e-6, "complex64": 2e-6, "float64": 1e-13, "complex128": 1e-13}
 """The predicted error up to which ``accuracy="fast"`` admits a method that is not direct summation, by dtype."""

@@ -1,13 +1,14 @@
 """Where a convolution will run, and how fast that place is taken to be.
 
 The rates are rough on purpose: they rank methods, they do not predict a wall clock. A processor's were fitted to
-every method's times, with NumPy, over the layers of well-known networks; an accelerator's are guesses still, from data
-sheets.
+every method's times, with NumPy, over the layers of well-known networks; a GPU's follow from what it says of itself and
+from shares of its peak that are guesses still.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from . import arrays
 from .algorithms import Cost
@@ -66,6 +67,48 @@ _ACCELERATOR = Rates(
     tile=2**30,
     most=4 * 2**30,
 )
+# Multiply-adds that a multiprocessor starts in a cycle, in single and in double precision, by compute capability (CUDA
+# C++ Programming Guide, "Arithmetic instructions"), and how much faster tensor cores are in double precision.
+_LANES = {
+    (6, 0): (64, 32, 1),
+    (7, 0): (64, 32, 1),
+    (7, 2): (64, 32, 1),
+    (7, 5): (64, 2, 1),
+    (8, 0): (64, 32, 2),
+    (9, 0): (128, 64, 2),
+    (10, 0): (128, 64, 1),
+}
+_OTHER_LANES = (128, 2, 1)  # of GPUs that are made for pictures
+_ROUNDED = 4.0  # how much faster products of numbers of 11 bits are
+
+
+@lru_cache
+def _rates(gpu: arrays.Accelerator) -> Rates:
+    """The rates of a GPU: shares of its peaks."""
+    single, double, tensor = _LANES.get(gpu.capability, _OTHER_LANES)
+    single_macs, double_macs = (lanes * gpu.multiprocessors * gpu.clock for lanes in (single, double))
+    product = 0.75 * single_macs * (1.0 if gpu.rounds is None else _ROUNDED)
+    traffic = 0.8 * gpu.bandwidth
+    return replace(
+        _ACCELERATOR,
+        macs={
+            "float32": product,
+            "float64": 0.75 * double_macs * tensor,
+            "complex64": product / 4,
+            "complex128": 0.75 * double_macs * tensor / 4,
+        },
+        other_macs=0.05 * single_macs,
+        loops={"float32": 0.6 * single_macs, "float64": 0.6 * double_macs},
+        other_loops=0.06 * single_macs,
+        # Transforms are passes over memory, of some twenty operations for each number that goes there and back.
+        fft={dtype: 20 * traffic / (4 * size) for dtype, size in _SIZES.items()},
+        traffic=traffic,
+        tile=min(_ACCELERATOR.tile, gpu.memory // 16),
+        most=gpu.memory // 8,
+    )
+
+
+_SIZES = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without the system's help: glibc's limit
 
 
@@ -73,16 +116,19 @@ _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without
 class Target:
     """The library and device of a call's arrays: what a plan knows of the world beside the problem.
 
-    ``uncompiled`` says why compiled loops cannot run there, if they cannot. ``tiled`` says whether the library's arrays
-    can be filled tile by tile, ``fft`` whether it has Fourier transforms, and ``workers`` how many threads tiles may be
-    run on; ``cores`` is how many the library uses by itself.
+    ``gpu`` is what the device says of itself, where the library can ask it. ``uncompiled`` says why numba's loops
+    cannot run there, if they cannot, and ``cuda`` why CUDA's kernels cannot. ``tiled`` says whether the library's
+    arrays can be filled tile by tile, ``fft`` whether it has Fourier transforms, and ``workers`` how many threads tiles
+    may be run on; ``cores`` is how many the library uses by itself.
     """
 
     library: str
     device: str
     call_seconds: float
     accelerator: bool
+    gpu: arrays.Accelerator | None
     uncompiled: str | None
+    cuda: str | None
     tiled: bool
     fft: bool
     workers: int
@@ -92,13 +138,16 @@ class Target:
     def of(cls, spec: arrays.ArraySpec, workers: int | None = None) -> Target:
         """The target of an array, with as many ``workers`` as the caller wants, or as there are processors."""
         library = spec.library
-        accelerator = arrays.is_accelerator(spec.device)
+        gpu = library.accelerator(spec.device)
+        accelerator = gpu is not None or arrays.is_accelerator(spec.device)
         return cls(
             library=library.name,
-            device="any device" if spec.device is None else str(spec.device),
+            device=str(gpu or ("any device" if spec.device is None else spec.device)),
             call_seconds=library.call_seconds,
             accelerator=accelerator,
+            gpu=gpu,
             uncompiled=arrays.uncompiled() if library.compiled else "is compiled for NumPy's arrays alone",
+            cuda=None if library.cuda else "is written in CUDA, for CuPy's arrays alone",
             tiled=library.in_place,
             fft=hasattr(spec.xp, "fft"),
             workers=(workers or arrays.threads()) if library.threads else 1,
@@ -108,7 +157,13 @@ class Target:
     @property
     def rates(self) -> Rates:
         """The rates of the device."""
+        if self.gpu is not None:
+            return _rates(self.gpu)
         return _ACCELERATOR if self.accelerator else _PROCESSOR
+
+    def rounds(self, dtype: str) -> bool:
+        """Whether what matrix products of a dtype multiply is rounded to 11 bits, as the library is told to."""
+        return self.gpu is not None and self.gpu.rounds is not None and dtype in ("float32", "complex64")
 
     def tile_bytes(self, kernel_bytes: int) -> int:
         """The workspace that a tile may have: more for a large kernel.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import on_cpu
 
 FLOATS = ("float32", "float64")
 COMPLEX = ("complex64", "complex128")
-COMPILED = ("direct",)  # what numba compiles, for NumPy's arrays alone
+COMPILED = ("direct", "implicit_gemm")  # for some libraries' arrays alone
 SIGNED = ("int8", "int16", "int32", "int64")
 UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 
@@ -23,6 +25,7 @@ class Backend:
     ``asarray`` takes a NumPy array there and ``to_numpy`` takes a result back; ``home`` says where an array is.
     ``dtypes`` are the names that the library has and can compute with; ``halves`` those
     of half precision. ``examples`` is how many random problems a test draws: fewer where each operation is slow.
+    ``compiles`` are those of the algorithms in :data:`COMPILED` that it has, and ``within`` is what it works in.
     """
 
     name: str
@@ -32,9 +35,15 @@ class Backend:
     dtypes: tuple[str, ...] = ("bool", *SIGNED, *UNSIGNED, *FLOATS, *COMPLEX)
     halves: tuple[str, ...] = ()
     examples: int = 40
+    compiles: tuple[str, ...] = ()
+    within: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
 
     def home(self, x: Any) -> tuple[type, Any]:
         return type(x), self.device(x)
+
+    def lacks(self, algorithm: str) -> bool:
+        """Whether the algorithm is compiled, and not for these arrays."""
+        return algorithm in COMPILED and algorithm not in self.compiles
 
     def __repr__(self) -> str:
         return self.name
@@ -68,15 +77,23 @@ def sparse_view(x: np.ndarray) -> np.ndarray:
 
 
 def _numpy_variants() -> list[Backend]:
-    halves = ("float16",)
+    given = {"halves": ("float16",), "compiles": ("direct",)}
     return [
-        Backend("numpy", np.asarray, halves=halves, examples=200),
-        Backend("numpy-read-only", read_only, halves=halves),
-        Backend("numpy-reversed", reversed_view, halves=halves),
-        Backend("numpy-big-endian", big_endian, halves=halves),
-        Backend("numpy-fortran", fortran, halves=halves),
-        Backend("numpy-sparse-view", sparse_view, halves=halves),
+        Backend("numpy", np.asarray, examples=200, **given),
+        Backend("numpy-read-only", read_only, **given),
+        Backend("numpy-reversed", reversed_view, **given),
+        Backend("numpy-big-endian", big_endian, **given),
+        Backend("numpy-fortran", fortran, **given),
+        Backend("numpy-sparse-view", sparse_view, **given),
     ]
+
+
+def _cuda_on_cpu() -> list[Backend]:
+    """NumPy's arrays taken for CuPy's, and CUDA's kernels run by the processor."""
+    if not on_cpu.COMPILER:
+        return []
+    own = {"halves": ("float16",), "compiles": ("direct", "implicit_gemm"), "within": on_cpu.stand_in}
+    return [Backend("cuda-on-cpu", np.asarray, examples=30, **own)]
 
 
 def _array_api_strict() -> list[Backend]:
@@ -120,13 +137,14 @@ def _cupy() -> list[Backend]:
 
     if not cupy.is_available():
         return []
-    return [Backend("cupy", cupy.asarray, cupy.asnumpy, lambda x: x.device.id, halves=("float16",))]
+    own = {"halves": ("float16",), "compiles": ("direct", "implicit_gemm")}
+    return [Backend("cupy", cupy.asarray, cupy.asnumpy, lambda x: x.device.id, **own)]
 
 
 def available() -> list[Backend]:
     """Every backend that this machine can run."""
     optional = {"array_api_strict": _array_api_strict, "torch": _torch, "jax": _jax, "cupy": _cupy}
-    found = _numpy_variants()
+    found = _numpy_variants() + _cuda_on_cpu()
     for package, backends in optional.items():
         if importlib.util.find_spec(package):
             found += backends()
@@ -135,4 +153,4 @@ def available() -> list[Backend]:
 
 BACKENDS = available()
 NAMES = [*(backend.name for backend in BACKENDS)]
-MISSING = [name for name in ("torch", "jax", "cupy") if name not in NAMES]
+MISSING = [name for name in ("cuda-on-cpu", "torch", "jax", "cupy") if name not in NAMES]

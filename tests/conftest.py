@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -26,14 +27,14 @@ _PARAMETERS += [
 
 
 @pytest.fixture(params=_PARAMETERS)
-def xp(request: pytest.FixtureRequest) -> Backend:
+def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each array library in turn, as a :class:`Backend`."""
-    backend: Backend = request.param
-    return backend
+    with request.param.within():
+        yield request.param
 
 
 @pytest.fixture(params=[p for p in _PARAMETERS if "numpy-" not in str(p.id)])
-def library(request: pytest.FixtureRequest) -> Backend:
+def library(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each array library once, without NumPy's odd memory layouts."""
-    backend: Backend = request.param
-    return backend
+    with request.param.within():
+        yield request.param

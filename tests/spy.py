@@ -38,8 +38,8 @@ def only(name: str) -> Iterator[list[Any]]:
             ran.append(problem)
             algorithm.write(x, w, problem, xp, y)
 
-        def variants(problem: Any) -> tuple[pc.Algorithm, ...]:
-            return tuple(map(watched, algorithm.variants(problem)))
+        def variants(problem: Any, target: Any) -> tuple[pc.Algorithm, ...]:
+            return tuple(map(watched, algorithm.variants(problem, target)))
 
         return dataclasses.replace(
             algorithm, run=run, write=algorithm.write and write, variants=algorithm.variants and variants

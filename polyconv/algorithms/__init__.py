@@ -9,6 +9,7 @@ from .base import Algorithm, Cost
 from .direct import DIRECT
 from .fft import FFT, OVERLAP_SAVE
 from .im2col import IM2COL
+from .implicit_gemm import IMPLICIT_GEMM
 from .naive import NAIVE, PATCH
 from .pointwise import POINTWISE
 from .taps import DEPTHWISE, TAPS
@@ -25,6 +26,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     TENSORDOT,
     EINSUM,
     IM2COL,
+    IMPLICIT_GEMM,
     POINTWISE,
     DEPTHWISE,
     DIRECT,

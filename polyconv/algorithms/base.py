@@ -101,7 +101,8 @@ class Algorithm:
     detail
         What tells this algorithm from others of its name: the size of its tile, say.
     variants
-        ``variants(problem) -> algorithms`` of this name among which planning chooses; None where this is the only one.
+        ``variants(problem, target) -> algorithms`` of this name among which planning chooses there; None where this is
+        the only one.
     """
 
     name: str
@@ -113,7 +114,7 @@ class Algorithm:
     detail: str = ""
     write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
     absorbs: Callable[[ConvProblem], bool] | None = None
-    variants: Callable[[ConvProblem], tuple[Algorithm, ...]] | None = None
+    variants: Callable[[ConvProblem, Target], tuple[Algorithm, ...]] | None = None
 
     def pads(self, problem: ConvProblem) -> bool:
         """Whether it adds the margins of ``problem``, all zeros, by itself."""

@@ -22,6 +22,7 @@ from ..rounding import direct
 from . import sliding
 from .base import Algorithm, Cost
 from .edges import runs
+from .strips import STRIPS
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -307,4 +308,16 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
     return None
 
 
-DIRECT = Algorithm("direct", _run, _cost, _reject, _prepare, _prepare_cost, write=_write, absorbs=_absorbs)
+_LOOPS = Algorithm("direct", _run, _cost, _reject, _prepare, _prepare_cost, write=_write, absorbs=_absorbs)
+
+
+def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
+    """Numba's loops or CUDA's, whichever the target's arrays are for."""
+    return (_LOOPS,) if target.cuda else (STRIPS,)
+
+
+def _refused(problem: ConvProblem, target: Target) -> str | None:
+    return _variants(problem, target)[0].reject(problem, target)
+
+
+DIRECT = replace(_LOOPS, reject=_refused, variants=_variants)

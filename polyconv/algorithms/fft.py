@@ -251,7 +251,7 @@ def FFT(block: int | tuple[int, ...] | None = None) -> Algorithm:  # noqa: N802 
     return _overlap_save(lengths)
 
 
-def _variants(problem: ConvProblem) -> tuple[Algorithm, ...]:
+def _variants(problem: ConvProblem, target: object) -> tuple[Algorithm, ...]:
     """Blocks from twice the kernel to the whole image, doubled from one to the next."""
     p = phases.unit(problem)
     found: list[tuple[int, ...]] = []
@@ -261,7 +261,7 @@ def _variants(problem: ConvProblem) -> tuple[Algorithm, ...]:
     return tuple(map(_overlap_save, dict.fromkeys(found)))
 
 
-def _one_block(problem: ConvProblem) -> tuple[Algorithm, ...]:
+def _one_block(problem: ConvProblem, target: object) -> tuple[Algorithm, ...]:
     """One block for the whole image, its length fixed here: a prepared kernel must fit the image's tiles as well."""
     return (_overlap_save(_block(None, phases.unit(problem))),)
 

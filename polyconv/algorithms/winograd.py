@@ -9,7 +9,7 @@ the definition takes 144; what is paid for it is a larger rounding error, and th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -18,9 +18,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..arrays import Array, constant, device, new, ratios
+from ..cuda import kernels
 from ..problem import ConvProblem
 from ..rounding import roundoff, summed
-from . import fused, phases
+from . import fused, phases, transforms
 from .base import Algorithm, Cost
 from .cook_toom import Matrix, Transforms, amplification, exact_points, integer_points, winograd_transforms
 from .overlap import assemble, blocks, gather
@@ -39,12 +40,12 @@ _TOGETHER = 128  # axes are transformed in one matrix product as long as their p
 class _Settings(NamedTuple):
     """What one Winograd algorithm is: outputs per block, one number for all axes or one for each, and points.
 
-    Where it is ``fused``, it runs in one compiled pass.
+    Where transforms are ``fused`` with what comes before and after them, it says in which language.
     """
 
     m: int | tuple[int, ...]
     points: tuple[Fraction, ...] | None
-    fused: bool = False
+    fused: str = ""
 
     def along(self, p: ConvProblem) -> tuple[int, ...]:
         """Outputs of a block along each axis of a problem in phases; an axis without taps is left as it is."""
@@ -384,17 +385,21 @@ def _fused_write(
     fused.write(x, kernel, problem, settings.along(problem), xp, y)
 
 
-def _fused_run(settings: _Settings, x: Array, kernel: fused.Panels, problem: ConvProblem, xp: ModuleType) -> Array:
-    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, None, xp)
-    _fused_write(settings, x, kernel, problem, xp, y)
+def _fused_run(settings: _Settings, x: Array, kernel: Any, problem: ConvProblem, xp: ModuleType) -> Array:
+    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, device(x), xp)
+    _KINDS[settings.fused].write(settings, x, kernel, problem, xp, y)
     return y
 
 
 def _fused_cost(settings: _Settings, problem: ConvProblem) -> Cost:
+    return _with_error(fused.cost(problem, settings.along(problem)), settings, problem)
+
+
+def _with_error(cost: Cost, settings: _Settings, problem: ConvProblem) -> Cost:
+    """The cost of fused winograd and what its blocks entail: a rounding error, and how many rows are made together."""
     p = replace(problem, dilation=(1,) * problem.ndim)
     error = roundoff(p.dtype) * summed(p.channels, 2.6) * _design(settings, p).amplification
-    m = settings.along(problem)
-    return replace(fused.cost(problem, m), error=error, spreads=True, grain=m[0] * problem.dilation[0])
+    return replace(cost, error=error, spreads=True, grain=settings.along(problem)[0] * problem.dilation[0])
 
 
 def _fused_prepare_cost(settings: _Settings, problem: ConvProblem) -> Cost:
@@ -410,20 +415,82 @@ def _fused_prepare_cost(settings: _Settings, problem: ConvProblem) -> Cost:
     )
 
 
+# -- the same, with CUDA's transforms --------------------------------------------------------------------------
+
+
+def _cuda_reject(settings: _Settings, problem: ConvProblem, target: Target) -> str | None:
+    if reason := kernels.reject(problem, target, "fused winograd"):
+        return reason
+    if problem.dtype not in ("float32", "float64"):
+        return f"fused winograd is written for single and double precision, not for {problem.dtype}"
+    if any(step != 1 for step in problem.stride):
+        return "fused winograd takes no strides"
+    if reason := _reject(settings, problem, target):
+        return reason
+    if (held := transforms.points(problem, settings.along(problem))) > transforms.MOST_POINTS:
+        return f"fused winograd takes at most {transforms.MOST_POINTS} points of a block, and here there are {held}"
+    if problem.macs and transforms.threads(problem, settings.along(problem)) >= kernels.LONGEST:
+        return f"fused winograd counts up to {kernels.LONGEST} blocks of channels"
+    return None
+
+
+def _cuda_prepare(settings: _Settings, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    return _prepare(settings, w, problem, xp)[0]
+
+
+@lru_cache
+def _numbers(
+    m: tuple[int, ...], kernel: tuple[int, ...], points: tuple[Fraction, ...] | None, dtype: str
+) -> transforms.Matrices:
+    """The transforms of each axis, rounded to a dtype."""
+    each = [_matrices((step,), (r,), points, dtype) for step, r in zip(m, kernel, strict=True)]
+    at, bt = (
+        tuple(tuple(tuple(map(float, row)) for row in matrices[which][0]) for matrices in each) for which in (0, 2)
+    )
+    return transforms.Matrices(at, bt)
+
+
+def _cuda_write(settings: _Settings, x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType, y: Array) -> None:
+    m = settings.along(problem)
+    matrices = _numbers(m, problem.kernel, settings.points, problem.dtype)
+    transforms.write(x, kernel, matrices, problem, m, xp, y)
+
+
+def _cuda_cost(settings: _Settings, problem: ConvProblem) -> Cost:
+    return _with_error(transforms.cost(problem, settings.along(problem)), settings, problem)
+
+
+class _Kind(NamedTuple):
+    """What fused winograd is in one language: the fields of its record, each of settings first."""
+
+    reject: Callable[..., str | None]
+    prepare: Callable[..., Any]
+    prepare_cost: Callable[..., Cost]
+    cost: Callable[..., Cost]
+    write: Callable[..., None]
+
+
+_KINDS: dict[str, _Kind] = {
+    "numba": _Kind(_fused_reject, _fused_prepare, _fused_prepare_cost, _fused_cost, _fused_write),
+    "CUDA": _Kind(_cuda_reject, _cuda_prepare, _prepare_cost, _cuda_cost, _cuda_write),
+}
+
+
 @lru_cache
 def _winograd(settings: _Settings) -> Algorithm:
     m = settings.m
     detail = f"m={m}" if isinstance(m, int) else f"m={'x'.join(map(str, m))}"
     if settings.fused:
+        kind = _KINDS[settings.fused]
         return Algorithm(
             "winograd",
             run=partial(_fused_run, settings),
-            cost=partial(_fused_cost, settings),
-            reject=partial(_fused_reject, settings),
-            prepare=partial(_fused_prepare, settings),
-            prepare_cost=partial(_fused_prepare_cost, settings),
+            cost=partial(kind.cost, settings),
+            reject=partial(kind.reject, settings),
+            prepare=partial(kind.prepare, settings),
+            prepare_cost=partial(kind.prepare_cost, settings),
             detail=f"{detail}, fused",
-            write=partial(_fused_write, settings),
+            write=partial(kind.write, settings),
             absorbs=lambda problem: True,
         )
     return Algorithm(
@@ -452,8 +519,8 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
         Where polynomials are evaluated beside infinity; the first ``m + r - 2`` are used along an axis of ``r`` taps.
         By default :func:`winograd_transforms`'s own, or 0, 1, -1, 2, -2, ... for integers.
     fused
-        Whether blocks are gathered, transformed and multiplied in one pass that numba compiles, of images in NumPy's
-        arrays, rather than one array operation after the other.
+        Whether blocks are gathered and transformed in one pass, rather than by one array operation after the other:
+        by what numba compiles, of images in NumPy's arrays, together with their products; by CUDA, of CuPy's.
 
     Raises
     ------
@@ -466,14 +533,23 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
     if points is not None:
         exact = exact_points(points)
         winograd_transforms(1, len(exact) + 1, exact)  # raises for points that are equal
-    return _winograd(_Settings(m if isinstance(m, int) else tuple(m), exact, bool(fused)))
+    settings = _Settings(m if isinstance(m, int) else tuple(m), exact)
+    if not fused:
+        return _winograd(settings)
+    kinds = {language: _winograd(settings._replace(fused=language)) for language in _KINDS}
+    return replace(kinds["numba"], variants=lambda problem, target: (kinds[_language(target)],))
 
 
-def _variants(problem: ConvProblem) -> tuple[Algorithm, ...]:
+def _language(target: Target) -> str:
+    """What fused winograd is written in for the target's arrays."""
+    return "numba" if target.cuda else "CUDA"
+
+
+def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
     """Blocks of two to eight outputs along every axis, none of more than ten points; or of two outputs at least."""
     longest = max(phases.unit(problem).kernel)
     sizes = [m for m in range(2, 9) if m == 2 or m + longest - 1 <= _MOST_POINTS]
-    return tuple(_winograd(_Settings(m, None, once)) for once in (False, True) for m in sizes)
+    return tuple(_winograd(_Settings(m, None, language)) for language in ("", _language(target)) for m in sizes)
 
 
 WINOGRAD = replace(_winograd(_Settings(4, None)), variants=_variants)

@@ -1,0 +1,176 @@
+"""Implicit GEMM: the matrix product of ``im2col``, whose columns exist a slab at a time, in a GPU's shared memory.
+
+Chetlur et al., "cuDNN: efficient primitives for deep learning" (arXiv:1410.0759). The kernel is
+``polyconv/cuda/implicit_gemm.cu``; it finds pixels through a table of taps, adds the zeros around the image by itself,
+and reads and writes any layout in place.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..arrays import Array, address, constant, device, grid, new
+from ..cuda import kernels
+from ..problem import ConvProblem
+from ..rounding import direct
+from .base import Algorithm, Cost
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+__all__ = ["IMPLICIT_GEMM"]
+
+_DEPTH = 8  # products between two synchronisations
+_OUTSIDE = 2**30  # pixels from a window's corner: past the end of every image
+_MULTIPROCESSORS = 128  # about as many as a large GPU has; with fewer blocks, smaller ones are made
+_FETCH = 16  # bytes fetched at once
+
+
+class _Block(NamedTuple):
+    """Rows and columns of the product that a block of threads makes, and each thread; blocks held at once."""
+
+    rows: int
+    columns: int
+    tall: int
+    wide: int
+    together: int
+
+    @property
+    def threads(self) -> int:
+        return self.rows // self.tall * (self.columns // self.wide)
+
+
+def _block(p: ConvProblem) -> _Block:
+    """The block for a problem: as wide as it has filters, and less tall where there would be too few."""
+    if p.itemsize == 8:
+        most, less = _Block(128, 64, 8, 4, 2), _Block(64, 64, 4, 4, 2)
+    elif p.filters > 64:
+        most, less = _Block(128, 128, 8, 8, 2), _Block(64, 128, 8, 8, 3)
+    elif p.filters > 32:
+        most, less = _Block(128, 64, 8, 4, 2), _Block(64, 64, 8, 4, 4)
+    else:
+        most, less = _Block(128, 32, 8, 4, 4), _Block(64, 32, 4, 4, 6)
+    return most if _blocks(p, most) * p.groups >= _MULTIPROCESSORS else less
+
+
+def _blocks(p: ConvProblem, block: _Block) -> int:
+    """Blocks that cover a group's product."""
+    return -(-p.batch * p.positions // block.rows) * -(-p.filters // block.columns)
+
+
+def _filled(p: ConvProblem) -> tuple[int, int]:
+    """Products for each output, and filters of a group, filled up to whole slabs and blocks."""
+    columns = _block(p).columns
+    return -(-p.channels * p.taps // _DEPTH) * _DEPTH, -(-p.filters // columns) * columns
+
+
+class Packed(NamedTuple):
+    """A kernel, ``(G, depth, columns)``, and ``(depth, axes + 1)``, where its products' pixels lie."""
+
+    w: Array
+    taps: Array
+
+
+def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
+    depth, columns = _filled(p)
+    space = tuple(range(3, 3 + p.ndim))
+    # Products one after the other are of neighbours in memory: of channels, or of taps.
+    order = (0, *space, 2, 1) if p.channels_last else (0, 2, *space, 1)
+    w = xp.reshape(xp.permute_dims(w, order), (p.groups, -1, p.filters))
+    filled = xp.zeros((p.groups, depth, columns), dtype=w.dtype, device=device(w))
+    filled[:, : w.shape[1], : p.filters] = w
+    return Packed(filled, constant(_taps(p.kernel, p.dilation, p.channels, p.channels_last, depth), xp, device(w)))
+
+
+@lru_cache
+def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, channels_last: bool, depth: int) -> Array:
+    """Where the pixels of an output's products lie from its window's corner, and their channels; NumPy's, int32."""
+    lengths = (*kernel, channels) if channels_last else (channels, *kernel)
+    found = grid(lengths) if channels_last else grid(lengths)[:, [*range(1, len(lengths)), 0]]
+    filled = grid((depth, *(1,) * len(kernel))) * 0
+    filled[len(found) :, 0] = _OUTSIDE
+    filled[: len(found)] = found * [*dilation, 1]
+    return filled
+
+
+def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
+    """Convolve into ``y``, whatever the steps of either."""
+    (x, x_steps), block, depth = kernels.near(x), _block(p), kernel.w.shape[1]
+    vector = _FETCH // p.itemsize
+    if not (p.channels_last and _vectors(p, vector, address(x), x_steps)):
+        vector = 1
+    run = kernels.kernel(
+        "implicit_gemm", "implicit_gemm", _constants(p.dtype, p.ndim, block, vector, not p.channels_last), xp
+    )
+    geometry = _geometry(p, depth, x_steps, kernels.steps(y))
+    run((_blocks(p, block), p.groups), (block.threads,), (x, kernel.w, kernel.taps, y, geometry))
+
+
+def _vectors(p: ConvProblem, vector: int, at: int, x_steps: tuple[int, ...]) -> bool:
+    """Whether channels are neighbours that can be fetched several at once, from wherever a window begins."""
+    image, group, channel, *space = x_steps
+    others = (image * (p.batch > 1), group * (p.groups > 1), *(s * (n > 1) for s, n in zip(space, p.size, strict=True)))
+    return channel == 1 and not (p.channels % vector or at % _FETCH or any(step % vector for step in others))
+
+
+def _constants(dtype: str, axes: int, block: _Block, vector: int, along_rows: bool) -> tuple[tuple[str, Any], ...]:
+    return (
+        ("T", kernels.TYPES[dtype]),
+        ("AXES", axes),
+        ("ROWS", block.rows),
+        ("COLUMNS", block.columns),
+        ("TALL", block.tall),
+        ("WIDE", block.wide),
+        ("DEPTH", _DEPTH),
+        ("VECTOR", vector),
+        ("ALONG_ROWS", along_rows),
+        ("BLOCKS", block.together),
+    )
+
+
+@lru_cache(maxsize=64)
+def _geometry(p: ConvProblem, depth: int, x_steps: tuple[int, ...], y_steps: tuple[int, ...]) -> Array:
+    """The kernel's ``Geometry``."""
+    lows = [low for low, _ in p.padding]
+    return kernels.by_value(
+        p.batch * p.positions, p.filters, depth, *x_steps, *y_steps, *p.size, *p.output_size, *p.stride, *lows
+    )
+
+
+def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:
+    """A matrix product whose one side is found in the image, piece by piece, into a new array."""
+    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, device(x), xp)
+    _write(x, kernel, problem, xp, y)
+    return y
+
+
+def _cost(p: ConvProblem) -> Cost:
+    block, (depth, columns) = _block(p), _filled(p)
+    made = _blocks(p, block) * block.rows * block.columns
+    return Cost(
+        other_flops=2 * p.macs,
+        loop_slots=p.groups * made * depth,
+        # Every block of columns reads the image, and every block of rows the kernel, from a cache more often than not.
+        traffic=(p.image_elements * columns // block.columns + p.output_elements) * p.itemsize,
+        runs=0,
+        calls=1,
+        workspace=0,
+        error=direct(p),
+    )
+
+
+def _prepare_cost(p: ConvProblem) -> Cost:
+    depth, columns = _filled(p)
+    kept = p.groups * depth * columns * p.itemsize + 4 * depth * (p.ndim + 1)
+    return Cost(traffic=3 * kept, runs=0, calls=6, workspace=kept + p.kernel_elements * p.itemsize, kept=kept)
+
+
+def _reject(p: ConvProblem, target: Target) -> str | None:
+    return kernels.reject(p, target, "implicit_gemm")
+
+
+IMPLICIT_GEMM = Algorithm(
+    "implicit_gemm", _run, _cost, _reject, _prepare, _prepare_cost, write=_write, absorbs=lambda problem: True
+)

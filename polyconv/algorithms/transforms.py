@@ -1,0 +1,124 @@
+"""Winograd's method on a GPU: each transform one kernel, which gathers or scatters as well, and a product between them.
+
+The kernels are in ``polyconv/cuda/winograd.cu``; the sum over channels at each point is a batch of the library's own
+matrix products. Beside these, only points are stored: no blocks of the image, and no copy with zeros around it. Blocks
+of a dilated convolution are dilated themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from ..arrays import Array, device
+from ..cuda import kernels
+from ..problem import ConvProblem
+from .base import Cost
+
+__all__ = ["MOST_POINTS", "Matrices", "cost", "points", "threads", "write"]
+
+MOST_POINTS = 64  # of a block: as many as a thread has registers for
+_THREADS = 128  # of a block of threads
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+class Matrices(NamedTuple):
+    """The transforms of each axis, of products and of the image, as numbers that the dtype has."""
+
+    at: tuple[Matrix, ...]
+    bt: tuple[Matrix, ...]
+
+
+def points(p: ConvProblem, m: tuple[int, ...]) -> int:
+    """Points of a block."""
+    return math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
+
+
+def _phase_blocks(p: ConvProblem, m: tuple[int, ...]) -> list[int]:
+    """Blocks of each phase along each axis; where phases are not equally long, some have nothing to do."""
+    return [-(-o // (d * step)) for o, d, step in zip(p.output_size, p.dilation, m, strict=True)]
+
+
+def _every(p: ConvProblem, m: tuple[int, ...]) -> int:
+    """Blocks of all images."""
+    return p.batch * math.prod(_phase_blocks(p, m)) * math.prod(p.dilation)
+
+
+def threads(p: ConvProblem, m: tuple[int, ...]) -> int:
+    """Threads of the larger transform."""
+    return _every(p, m) * p.groups * max(p.channels, p.filters)
+
+
+@lru_cache(maxsize=64)
+def _geometry(
+    p: ConvProblem, m: tuple[int, ...], channels: int, steps: tuple[int, ...], length: Sequence[int], low: Sequence[int]
+) -> Any:
+    """The kernels' ``Geometry``, of the image or of the result."""
+    every = _every(p, m)
+    return kernels.by_value(
+        every * p.groups * channels, p.groups, channels, *steps, *length, *p.dilation, *low, *_phase_blocks(p, m), every
+    )
+
+
+def _padded(matrix: Matrix, rows: int, columns: int) -> Matrix:
+    """A matrix with zeros below it and beside it."""
+    wide = tuple(row + (0.0,) * (columns - len(row)) for row in matrix)
+    return wide + ((0.0,) * columns,) * (rows - len(wide))
+
+
+def write(
+    x: Array, filters: Array, matrices: Matrices, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array
+) -> None:
+    """Convolve into ``y``; ``filters`` are the kernel at its points, ``(points, G, C, K)`` or ``(points, G, K, C)``."""
+    x, x_steps = kernels.near(x)
+    each, every = points(p, m), _every(p, m)
+    inputs = tuple(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
+    longest = max(inputs)
+    constants = (
+        ("T", kernels.TYPES[p.dtype]),
+        ("AXES", p.ndim),
+        ("INPUTS", inputs),
+        ("OUTPUTS", m),
+        ("BT", tuple(_padded(matrix, longest, longest) for matrix in matrices.bt)),
+        ("AT", tuple(_padded(matrix, longest, longest) for matrix in matrices.at)),
+        ("CHANNELS_LAST", p.channels_last),
+    )
+
+    def run(name: str, source: Array, target: Array, geometry: Any, channels: int) -> None:
+        blocks = -(-every * p.groups * channels // _THREADS)
+        kernels.kernel("winograd", name, constants, xp)((blocks,), (_THREADS,), (source, target, geometry))
+
+    # Points and groups are one batch of matrices.
+    shape = (every, p.channels) if p.channels_last else (p.channels, every)
+    image = xp.empty((each * p.groups, *shape), dtype=x.dtype, device=device(x))
+    lows = tuple(low for low, _ in p.padding)
+    run("image_to_points", x, image, _geometry(p, m, p.channels, x_steps, p.size, lows), p.channels)
+    filters = xp.reshape(filters, (each * p.groups, *filters.shape[2:]))
+    products = xp.matmul(image, filters) if p.channels_last else xp.matmul(filters, image)
+    del image
+    geometry = _geometry(p, m, p.filters, kernels.steps(y), p.output_size, (0,) * p.ndim)
+    run("products_to_result", products, y, geometry, p.filters)
+
+
+def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
+    """What :func:`write` costs, but for its rounding error."""
+    each, every = points(p, m), _every(p, m) * p.groups
+    inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
+    lines = [math.prod(m[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
+    turned = sum(each * n for n in inputs) * p.channels
+    turned += sum(line * n * step for line, n, step in zip(lines, inputs, m, strict=True)) * p.filters
+    image, products = every * each * p.channels, every * each * p.filters
+    return Cost(
+        matmul_macs=image * p.filters,
+        loop_slots=every * turned,
+        other_flops=2 * every * turned,
+        # What blocks share of the image is read from a cache.
+        traffic=(p.image_elements + 2 * image + 2 * products + p.output_elements) * p.itemsize,
+        runs=0,
+        calls=5,
+        workspace=(image + products) * p.itemsize,
+    )

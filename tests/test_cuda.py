@@ -1,0 +1,423 @@
+"""CUDA's kernels: what they compute, run by the processor; how they are launched; that a GPU's compiler takes them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import on_cpu
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import Case, cases
+from tolerance import FACTOR
+
+import polyconv as pc
+from polyconv import arrays
+from polyconv.algorithms import implicit_gemm, strips
+from polyconv.cuda import kernels
+
+FOLDER = Path(kernels.__file__).parent
+needs_compiler = pytest.mark.skipif(not on_cpu.COMPILER, reason="no g++ on this machine")
+
+
+@pytest.fixture
+def launched() -> Iterator[list[on_cpu.Launch]]:
+    """NumPy's arrays taken for CuPy's, and what is launched meanwhile."""
+    if not on_cpu.COMPILER:
+        pytest.skip("no g++ on this machine")
+    with on_cpu.stand_in(), on_cpu.watched() as launches:
+        yield launches
+
+
+def whole(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
+    """Small whole numbers, whose sums are exact."""
+    return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
+
+
+def by_definition(x: np.ndarray, w: np.ndarray, **keywords: Any) -> np.ndarray:
+    """The result in integers, by an algorithm that has nothing compiled."""
+    return pc.conv(x.astype("int64"), w.astype("int64"), algorithm="tensordot", **keywords)
+
+
+# -- every block that threads may make -----------------------------------------------------------------------
+
+# How many filters there are chooses the columns of a block, and how many outputs its rows.
+BLOCKS = {
+    ("float32", 3, 9): (64, 32),
+    ("float32", 40, 9): (64, 64),
+    ("float32", 100, 9): (64, 128),
+    ("float32", 3, 130): (128, 32),
+    ("float32", 40, 130): (128, 64),
+    ("float32", 100, 130): (128, 128),
+    ("float64", 3, 9): (64, 64),
+    ("float64", 3, 130): (128, 64),
+}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("dtype", "filters", "size"), BLOCKS)
+def test_every_block_of_implicit_gemm(
+    dtype: str, filters: int, size: int, layout: str, launched: list[on_cpu.Launch]
+) -> None:
+    """Channels that come several at once and that do not; depths that fill whole slabs and that do not."""
+    for channels in (4, 3):
+        x, w = whole(1, channels, size, size, dtype=dtype), whole(filters, channels, 2, 1, dtype=dtype)
+        if layout == "NHWC":
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        keywords = {"layout": layout, "kernel_layout": "OIHW", "padding": ((1, 0), (0, 2)), "stride": (1, 1)}
+        launched.clear()
+        y = pc.conv(x, w, algorithm="implicit_gemm", **keywords)
+        np.testing.assert_array_equal(y, by_definition(x, w, **keywords))
+        (launch,) = launched
+        rows, columns = (launch.constants[name] for name in ("ROWS", "COLUMNS"))
+        assert (int(rows), int(columns)) == BLOCKS[dtype, filters, size]
+        several = layout == "NHWC" and channels == 4
+        assert int(launch.constants["VECTOR"]) == (16 // x.itemsize if several else 1)
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+def test_channels_are_fetched_together_only_where_they_lie_so(begin: int, launched: list[on_cpu.Launch]) -> None:
+    """An image that begins between two fetches, and one whose rows do."""
+    room = arrays.aligned((2 * 6 * 7 * 4 + 8,), "float32")
+    room[:] = whole(room.size)
+    x, w = room[begin : begin + 2 * 6 * 7 * 4].reshape(2, 6, 7, 4), whole(3, 3, 4, 5)
+    y = pc.conv(x, w, layout="NHWC", algorithm="implicit_gemm")
+    np.testing.assert_array_equal(y, by_definition(x, w, layout="NHWC"))
+    assert [launch.constants["VECTOR"] for launch in launched] == ["1" if begin else "4"]
+
+
+STRIPS = {
+    # taps along the strip, stride, dilation, filters of a group, groups -> outputs of a strip, filters of a thread
+    (3, 1, 1, 1, 5): (4, 1),
+    (3, 2, 1, 2, 5): (4, 2),
+    (5, 1, 2, 3, 1): (4, 4),
+    (9, 1, 1, 1, 1): (8, 1),
+    (9, 3, 1, 7, 2): (2, 8),
+    (2, 1, 3, 20, 1): (4, 16),
+}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("taps", "stride", "dilation", "filters", "groups"), STRIPS)
+def test_every_strip_of_direct(
+    taps: int, stride: int, dilation: int, filters: int, groups: int, layout: str, launched: list[on_cpu.Launch]
+) -> None:
+    for channels in (1, 2):
+        x, w = whole(2, groups * channels, 14, 15), whole(groups * filters, channels, taps, taps)
+        keywords = {"layout": layout, "kernel_layout": "OIHW", "padding": 1, "stride": stride, "dilation": dilation}
+        keywords["groups"] = groups
+        if layout == "NHWC":
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        launched.clear()
+        y = pc.conv(x, w, algorithm="direct", **keywords)
+        np.testing.assert_array_equal(y, by_definition(x, w, **keywords))
+        (launch,) = launched
+        assert (
+            tuple(int(launch.constants[name]) for name in ("STRIP", "FILTERS"))
+            == STRIPS[taps, stride, dilation, filters, groups]
+        )
+        assert launch.constants["GROUPS_FASTEST"] == str(layout == "NHWC" and groups > 1).lower()
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm"])
+def test_a_nan_stays_in_its_windows(algorithm: str, launched: list[on_cpu.Launch]) -> None:
+    """Also where products that fill up a slab, or outputs that fill up a strip, meet pixels."""
+    for layout in ("NCHW", "NHWC"):
+        x, w = whole(1, 3, 9, 10), whole(5, 3, 3, 3)
+        x[0, :, -1, -1] = np.nan
+        seen = np.zeros((9, 10), dtype=bool)
+        seen[-2:, -2:] = True
+        if layout == "NHWC":
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        y = pc.conv(x, w, layout=layout, kernel_layout="OIHW", padding=1, algorithm=algorithm, accuracy="strict")
+        found = np.isnan(np.moveaxis(y, -1, 1) if layout == "NHWC" else y)
+        np.testing.assert_array_equal(found, np.broadcast_to(seen, found.shape))
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm", "winograd"])
+def test_kernels_keep_to_their_arrays(algorithm: str, launched: list[on_cpu.Launch]) -> None:
+    """Neither is anything written beside the result, nor does anything beside the image reach it."""
+    record: Any = pc.Winograd(2, fused=True) if algorithm == "winograd" else algorithm
+    for layout, groups in product(("NCHW", "NHWC"), (1, 3)):
+        shape = (2, 6, 7, 9) if layout == "NCHW" else (2, 7, 9, 6)
+        image = np.full(tuple(n + 4 for n in shape), np.nan, dtype="float32")
+        x = image[(slice(2, -2),) * 4]
+        x[...] = whole(*shape)
+        w = whole(9, 6 // groups, 3, 3)
+        keywords = {"layout": layout, "kernel_layout": "OIHW", "padding": 2, "groups": groups}
+        plan = pc.plan(x, w, algorithm=record, **keywords)
+        p, written = plan.call.problem, plan.chosen.algorithm.write
+        assert written is not None
+        room = np.full(tuple(n + 4 for n in p.result_shape), -1234.5, dtype="float32")
+        y, ready = room[(slice(2, -2),) * 5], plan.prepare(w)
+        given = x.reshape(2, groups, 6 // groups, 7, 9) if layout == "NCHW" else None
+        if given is None:
+            given = x.transpose(0, 3, 1, 2).reshape(2, groups, 6 // groups, 7, 9)
+        written(given, ready.kernel, p, arrays._NUMPY_NAMESPACE, y)
+        expected = by_definition(np.ascontiguousarray(x), w, **keywords)
+        expected = expected if layout == "NCHW" else expected.transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(y.reshape(expected.shape), expected, atol=0.02)
+        y[...] = -1234.5
+        np.testing.assert_array_equal(room, -1234.5)
+
+
+# -- Winograd's transforms -----------------------------------------------------------------------------------
+
+
+def test_transforms_of_random_problems(launched: list[on_cpu.Launch]) -> None:
+    """Any layout, padding, dilation and grouping that the kernels take, of one to three axes."""
+    seen = set()
+
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        case: Case = data.draw(cases(dtypes=("float32", "float64"), max_terms=400))
+        keywords = {**case.keywords, "stride": 1}
+        canonical = {**case.canonical, "stride": (1,) * len(case.canonical["stride"])}
+        if case.keywords["padding"] in ("same", "same_upper", "same_lower"):
+            keywords["padding"] = canonical["padding"]
+        case = dataclasses.replace(case, keywords=keywords, canonical=canonical)
+        m = data.draw(st.sampled_from([2, 3, 4]))
+        fused = pc.Winograd(m, fused=True)
+        if math.prod(m + r - 1 if r > 1 else 1 for r, _, _ in case.axes) > 64 or case.pointwise:
+            with pytest.raises(ValueError, match=r"nothing to save|at most 64 points"):
+                pc.plan(case.x, case.w, algorithm=fused, **keywords)
+            return
+        plan = pc.plan(case.x, case.w, algorithm=fused, **keywords)
+        launched.clear()
+        y = plan(case.x, case.w, case.bias)
+        if plan.call.problem.macs:
+            assert [launch.name for launch in launched[:2]] == ["image_to_points", "products_to_result"]
+        expected = case.expected()
+        terms = plan.call.problem.channels * plan.call.problem.taps
+        largest = np.max(np.abs(case.x), initial=0) * np.max(np.abs(case.w), initial=0)
+        allowed = (FACTOR["winograd"] * plan.chosen.error + 4 * np.finfo(y.dtype).eps) * terms * largest
+        beside = np.abs(expected) * 4 * np.finfo(y.dtype).eps
+        assert np.all(np.abs(y - expected) <= allowed + beside)
+        seen.add(plan.call.problem.ndim)
+
+    check()
+    assert seen == {1, 2, 3}
+
+
+def test_fused_winograd_refuses_what_its_kernels_do_not_take(launched: list[on_cpu.Launch]) -> None:
+    def refused(x: tuple[int, ...], w: tuple[int, ...], m: int, dtype: str = "float32", **keywords: Any) -> str:
+        with pytest.raises(ValueError, match="cannot run this problem") as caught:
+            pc.conv(whole(*x, dtype=dtype), whole(*w, dtype=dtype), algorithm=pc.Winograd(m, fused=True), **keywords)
+        return str(caught.value)
+
+    assert "takes no strides" in refused((1, 1, 9, 9), (1, 1, 3, 3), 2, stride=2)
+    assert "at most 64 points of a block, and here there are 100" in refused((1, 1, 9, 9), (1, 1, 3, 3), 8)
+    assert "single and double precision, not for int64" in refused((1, 1, 9, 9), (1, 1, 3, 3), 2, dtype="int32")
+
+
+# -- what is launched ----------------------------------------------------------------------------------------
+
+
+def test_one_launch_serves_a_whole_batch(launched: list[on_cpu.Launch]) -> None:
+    x, w = whole(4, 9, 9, 4), whole(3, 3, 4, 8)
+    for algorithm, number in (("direct", 1), ("implicit_gemm", 1), (pc.Winograd(4, fused=True), 2)):
+        ready = pc.plan(x, w, layout="NHWC", padding="same", algorithm=algorithm).prepare(w)
+        launched.clear()
+        ready(x)
+        assert len(launched) == number
+
+
+def test_sources_are_compiled_once_for_equal_constants(launched: list[on_cpu.Launch]) -> None:
+    """Other sizes, batches and paddings are the same code."""
+    w = whole(7, 3, 5, 3)
+    for shape, padding in (((1, 3, 20, 21), 0), ((3, 3, 9, 40), 1)):
+        pc.conv(whole(*shape), w, padding=padding, algorithm="implicit_gemm")
+    assert len({launch.code for launch in launched}) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm"])
+def test_too_large_for_32_bits(algorithm: str) -> None:
+    target = dataclasses.replace(pc.plan(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))).target, cuda=None)
+    row = {"direct": strips.STRIPS, "implicit_gemm": implicit_gemm.IMPLICIT_GEMM}[algorithm]
+    small = pc.plan(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))).call.problem
+    assert row.reject(small, target) is None
+    for large in ({"size": (2**16, 2**15)}, {"batch": 2**31}):
+        reason = row.reject(dataclasses.replace(small, **large), target)
+        assert reason == f"{algorithm} counts up to {2**31} outputs, and elements of an image"
+
+
+def test_a_view_of_a_huge_array_is_copied() -> None:
+    apart = np.lib.stride_tricks.as_strided(np.zeros(2), (1, 1, 1, 1, 1), (4, 4, 4, 4, 4))
+    assert kernels.near(apart)[0] is apart
+    far = np.lib.stride_tricks.as_strided(np.zeros(1), (1, 1, 1, 2, 1), (8, 8, 8, 0, 8))
+    assert kernels.near(far)[0] is far
+
+
+# -- that a GPU's compiler takes them ------------------------------------------------------------------------
+
+NVCC = shutil.which("nvcc")
+
+
+def every_source() -> dict[str, str]:
+    """Sources with the constants that plans give them, and one kernel of each."""
+    layers: list[Any] = [((1, 8, 40, 41), (n, 8, 3, 3), dtype) for n in (4, 40, 200) for dtype in kernels.TYPES]
+    layers += [((1, 4, 9, 10, 11), (4, 4, 3, 3, 3), "float32"), ((1, 2, 300), (2, 2, 31), "float32")]
+    with on_cpu.stand_in(), on_cpu.watched(run=False) as launches:
+        for (shape, kernel, dtype), last in product(layers, (False, True)):
+            space = "DHW"[5 - len(shape) :]
+            x, w = np.ones(shape, dtype), np.ones(kernel, dtype)
+            if last:
+                x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+            keywords = {"layout": f"N{space}C" if last else f"NC{space}", "kernel_layout": f"OI{space}"}
+            algorithms: list[Any] = ["direct", "implicit_gemm"]
+            if "float" in dtype and len(shape) == 4:
+                algorithms += [pc.Winograd(m, fused=True) for m in (2, 4, 6)]
+            for algorithm in algorithms:
+                pc.conv(x, w, algorithm=algorithm, **keywords)
+    return {launch.code: launch.name for launch in launches}
+
+
+@pytest.mark.skipif(NVCC is None, reason="no CUDA compiler on this machine")
+def test_the_compiler_takes_every_kernel_and_spills_nothing(tmp_path: Path) -> None:
+    """For the oldest and the newest kind of GPU that the toolkit knows, with no warning, all sums in registers."""
+    sources = every_source()
+    assert {*sources.values()} == {"implicit_gemm", "direct", "products_to_result"}
+    assert NVCC is not None
+    for code, name in sources.items():
+        (tmp_path / "kernel.cu").write_text(code)
+        command = [NVCC, "-std=c++17", "-arch=sm_90", "-cubin", "-Werror", "all-warnings", "-Xptxas", "-v"]
+        command += ["-o", str(tmp_path / "kernel.cubin"), str(tmp_path / "kernel.cu")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert not done.returncode, f"{name}\n{done.stderr}"
+        spilled = [*map(int, re.findall(r"(\d+) bytes spill", done.stderr))]
+        assert spilled, done.stderr
+        assert not any(spilled), f"{name}\n{done.stderr}"
+        shared = [*map(int, re.findall(r"(\d+) bytes smem", done.stderr))]
+        assert max(shared, default=0) <= 48 * 1024
+
+
+def test_every_file_is_known() -> None:
+    """Each says what comes before its text, and names a kernel."""
+    files = sorted(FOLDER.glob("*.cu"))
+    assert [file.stem for file in files] == ["direct", "implicit_gemm", "winograd"]
+    for file in files:
+        text = file.read_text()
+        assert "// Constants that come before this text:" in text
+        assert 'extern "C" __global__' in text
+
+
+def test_tables_are_functions_of_their_indices() -> None:
+    text = kernels.source("winograd", (("TABLE", ((1.5, 2.0), (3.0, 4.0))), ("LENGTHS", (5, 6)), ("T", "float")))
+    assert "constexpr double TABLE(int i0, int i1)" in text
+    assert "{{1.5, 2.0}, {3.0, 4.0}}" in text
+    assert "constexpr int LENGTHS(int i0)" in text
+    assert "typedef float T;" in text
+
+
+def test_the_processor_notices_a_missing_barrier() -> None:
+    """The stand-in is worth something: a kernel that reads what another thread has yet to write gives another sum."""
+    if not on_cpu.COMPILER:
+        pytest.skip("no g++ on this machine")
+    code = """extern "C" __global__ void turn(const float *x, float *y) {
+        __shared__ float all[32];
+        all[threadIdx.x] = x[threadIdx.x];
+        BARRIER;
+        y[threadIdx.x] = all[31 - threadIdx.x];
+    }"""
+    x, y = np.arange(32, dtype="float32"), np.zeros(32, dtype="float32")
+    on_cpu.RawKernel(code.replace("BARRIER", "__syncthreads()"), "turn")((1,), (32,), (x, y))
+    np.testing.assert_array_equal(y, x[::-1])
+    on_cpu.RawKernel(code.replace("BARRIER", ""), "turn")((1,), (32,), (x, y))
+    assert not np.array_equal(y, x[::-1])
+
+
+def test_sums_that_run_over_wrap_around(launched: list[on_cpu.Launch]) -> None:
+    x, w = np.full((1, 1, 3, 3), 2**62, dtype="int64"), np.full((1, 1, 2, 2), 3, dtype="int64")
+    expected = np.full((1, 1, 2, 2), (4 * 3 * 2**62 + 2**63) % 2**64 - 2**63, dtype="int64")
+    for algorithm in ("direct", "implicit_gemm"):
+        np.testing.assert_array_equal(pc.conv(x, w, algorithm=algorithm), expected)
+
+
+def test_auto_runs_a_kernel_of_ones_own(launched: list[on_cpu.Launch]) -> None:
+    """With the rates of a GPU, a depthwise layer is direct, and one of 3x3 taps and many channels Winograd's."""
+    with on_cpu.stand_in(on_cpu.H200):
+        x, w = whole(2, 30, 30, 64), whole(3, 3, 1, 64)
+        plan = pc.plan(x, w, layout="NHWC", groups=64, padding=1)
+        assert plan.algorithm == "direct"
+        np.testing.assert_array_equal(plan(x, w), by_definition(x, w, layout="NHWC", groups=64, padding=1))
+        x, w = np.ones((64, 28, 28, 256), "float32"), np.ones((3, 3, 256, 256), "float32")
+        plan = pc.plan(x, w, layout="NHWC", padding=1)
+        assert (plan.algorithm, plan.chosen.algorithm.detail) == ("winograd", "m=4, fused")
+
+
+def test_a_plan_says_what_the_gpu_is_and_whether_it_rounds() -> None:
+    x, w = np.ones((8, 30, 30, 64), "float32"), np.ones((1, 1, 64, 64), "float32")
+    with on_cpu.stand_in(on_cpu.H200):
+        plan = pc.plan(x, w, layout="NHWC", algorithm="pointwise", accuracy="strict")
+        assert "(NVIDIA H200, compute capability 9.0, 141 GB)" in str(plan)
+        assert "TF32" not in str(plan)
+    with on_cpu.stand_in(on_cpu.H200._replace(rounds="CUPY_TF32")):
+        rounded = pc.plan(x, w, layout="NHWC", algorithm="pointwise")
+        assert "products in TF32, as asked" in str(rounded)
+        assert rounded.chosen.error > 100 * plan.chosen.error
+        with pytest.raises(ValueError, match="forbids matrix products in TF32, which CUPY_TF32 asks for"):
+            pc.plan(x, w, layout="NHWC", algorithm="pointwise", accuracy="strict")
+        strict = pc.plan(x, w, layout="NHWC", accuracy="strict")
+        assert strict.algorithm in ("direct", "implicit_gemm")
+        assert strict.chosen.error == pytest.approx(plan.chosen.error)
+        double = pc.plan(x.astype("float64"), w.astype("float64"), layout="NHWC", accuracy="strict")
+        assert {row.name: row.reason for row in double.candidates}["pointwise"] is None
+
+
+def test_rates_follow_from_what_a_gpu_says_of_itself() -> None:
+    """A card for pictures is slow in double precision, and one of half the size takes twice the time."""
+    x, w = np.ones((64, 56, 56, 64), "float32"), np.ones((3, 3, 64, 64), "float32")
+
+    def seconds(gpu: arrays.Accelerator, dtype: str) -> float:
+        with on_cpu.stand_in(gpu):
+            plan = pc.plan(x.astype(dtype), w.astype(dtype), layout="NHWC", algorithm="implicit_gemm")
+            return plan.chosen.seconds
+
+    half = on_cpu.H200._replace(multiprocessors=66, bandwidth=on_cpu.H200.bandwidth / 2)
+    assert seconds(half, "float32") == pytest.approx(2 * seconds(on_cpu.H200, "float32"), rel=0.1)
+    pictures = on_cpu.H200._replace(capability=(8, 9))
+    assert seconds(pictures, "float64") > 10 * seconds(on_cpu.H200, "float64")
+
+
+def test_memory_that_is_not_there_is_said_to_be_wanted_for_the_plan(launched: list[on_cpu.Launch]) -> None:
+    def out_of_memory(x: Any, w: Any, problem: Any, xp: Any) -> Any:
+        raise MemoryError("Out of memory allocating 1,024 bytes")
+
+    row = dataclasses.replace(implicit_gemm.IMPLICIT_GEMM, name="greedy", run=out_of_memory, write=None)
+    x, w = whole(2, 3, 9, 9), whole(4, 3, 3, 3)
+    plan = pc.plan(x, w, algorithm=row)
+    wanted = rf"1,024 bytes; greedy wants {plan.chosen.workspace} bytes beside image and result; max_workspace= asks"
+    for call in (lambda: pc.conv2d(x, w, algorithm=row), lambda: plan.prepare(w)(x)):
+        with pytest.raises(MemoryError, match=wanted):
+            call()
+
+
+def test_work_is_done_on_the_device_of_the_arrays() -> None:
+    """Preparing a kernel and convolving alike, and not only where a plan is called."""
+    entered = []
+
+    @contextlib.contextmanager
+    def at(device: Any) -> Iterator[None]:
+        entered.append(device)
+        yield
+
+    if not on_cpu.COMPILER:
+        pytest.skip("no g++ on this machine")
+    with on_cpu.stand_in(within=at):
+        x, w = whole(2, 3, 9, 9), whole(4, 3, 3, 3)
+        ready = pc.plan(x, w).prepare(w)
+        assert entered == ["cpu"]
+        ready(x)
+        pc.conv2d(x, w)
+        assert entered == ["cpu"] * 4
