@@ -3,11 +3,13 @@
     python compare_peers.py                        # every layer, both dtypes: about half an hour
     python compare_peers.py --layers resnet-stem --dtypes float32
     python compare_peers.py --json peers.json --plot peers.png
+    python compare_peers.py --device cuda          # CuPy against PyTorch and cupyx on a GPU, 64 images of every layer
 
 Contestants take turns, each layer for itself, and medians are compared, once every output has been held to a reference
 in double precision. A ratio is the time of the fastest peer in its faster layout over that of polyconv (auto, with a
 prepared kernel) in its faster layout; above one, polyconv is the faster. Unset ``OPENBLAS_CORETYPE`` and
-``OPENBLAS_L2_SIZE`` first; ``NUMBA_DISABLE_JIT=1`` shows polyconv without numba.
+``OPENBLAS_L2_SIZE`` first; ``NUMBA_DISABLE_JIT=1`` shows polyconv without numba. On a GPU nobody rounds to TF32 unless
+``--tf32`` lets everybody, and what cupyx can do is compared by itself.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import gpu
 import numpy as np
 from benchmarks.common import Workload, interleaved, once
 from benchmarks.shapes import LAYERS, channels_last
@@ -31,17 +34,33 @@ from benchmarks.shapes import LAYERS, channels_last
 import polyconv as pc
 
 DTYPES = ("float32", "float64")
-GOALS = {
-    "float32": {
-        "geometric mean": 1.3,
-        "worst": 0.7,
-        "31x31": 5.0,
-        "3 input channels": 1.5,
-        "3x3 with 256 or more": 1.5,
+GOALS: dict[str, dict[str, dict[str, float]]] = {
+    "cpu": {
+        "float32": {
+            "geometric mean": 1.3,
+            "worst": 0.7,
+            "31x31": 5.0,
+            "3 input channels": 1.5,
+            "3x3 with 256 or more": 1.5,
+        },
+        "float64": {"geometric mean": 4.0, "worst": 1.2, "31x31": 5.0},
     },
-    "float64": {"geometric mean": 4.0, "worst": 1.2, "31x31": 5.0},
+    "cuda": {
+        "float32": {"geometric mean": 1.0, "worst": 0.5, "3x3 with 64 or more": 1.5, "against cupyx": 10.0},
+        "float64": {"geometric mean": 1.0, "worst": 0.5, "against cupyx": 10.0},
+    },
 }
 GROUPS = {
+    "3x3 with 64 or more": (
+        "resnet-conv2-3x3",
+        "resnet-conv3-s2",
+        "resnet-conv4-3x3",
+        "vgg-conv2.2",
+        "vgg-conv3.2",
+        "vgg-conv4.2",
+        "vgg-conv5",
+        "rfcn-dilated",
+    ),
     "31x31": ("replknet-31-dw", "image-blur-31"),
     "3 input channels": ("seed-jax-puppy", "seed-im2col", "seed-keras", "vgg-conv1.1"),
     "3x3 with 256 or more": ("vgg-conv3.2", "vgg-conv4.2", "rfcn-dilated"),
@@ -77,7 +96,7 @@ def polyconv(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Cal
 
 def ahead(a: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
     """Axes in another order, in memory as well."""
-    return np.ascontiguousarray(a.transpose(order))
+    return a.transpose(order).copy(order="C")
 
 
 def torch(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
@@ -87,6 +106,7 @@ def torch(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
     except ImportError:
         return
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True  # on a GPU, the fastest algorithm that it finds
     ndim = x.ndim - 2
     convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[ndim - 1]
     keywords = {name: each(layer, name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
@@ -95,7 +115,7 @@ def torch(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
     if ndim > 1:
         formats["NHWC"] = torch.channels_last if ndim == 2 else torch.channels_last_3d
     for name, layout in formats.items():
-        image, kernel = (torch.from_numpy(a).to(memory_format=layout) for a in (x, w))
+        image, kernel = (torch.from_dlpack(a).to(memory_format=layout) for a in (x, w))
 
         def call(image: Any = image, kernel: Any = kernel) -> Any:
             with torch.inference_mode():
@@ -208,7 +228,57 @@ def numba_loops(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> 
     yield "numba loops", lambda: loops(image, w, np.empty((len(x), len(w), heights, widths), x.dtype), s, d, per)
 
 
-CONTESTANTS = (polyconv, torch, jax, scipy, numpy_im2col, numba_loops)
+def cupyx(layer: Workload, x: Any, w: Any, threads: int) -> Calls:
+    """CuPy's own, of SciPy's making: one channel, or as many as there are groups, image by image where it must be."""
+    simple = all(set(each(layer, name, 1)) == {1} for name in ("stride", "dilation"))
+    if w.shape[1] > 1 or w.shape[0] != x.shape[1] or not simple:
+        return
+    import cupy
+    import cupyx.scipy.ndimage
+    import cupyx.scipy.signal
+
+    padding, space = each(layer, "padding", 0), tuple(range(2, x.ndim))
+    image = cupy.pad(x, [(0, 0), (0, 0), *((p, p) for p in padding)])
+    turned = cupy.flip(w[None, :, 0], axis=space)
+    yield "cupyx fftconvolve", lambda: cupyx.scipy.signal.fftconvolve(image, turned, mode="valid", axes=space)
+    if all(2 * p + 1 == k for p, k in zip(padding, w.shape[2:], strict=True)):
+
+        def correlate() -> Any:
+            y = cupy.empty_like(x)
+            for n, c in itertools.product(*map(range, x.shape[:2])):
+                cupyx.scipy.ndimage.correlate(x[n, c], w[c, 0], output=y[n, c], mode="constant")
+            return y
+
+        yield "cupyx ndimage.correlate", correlate
+
+
+class Place(NamedTuple):
+    """Where a race is run: by whom, of which layers and arrays, and how it is timed; ``checked`` are images."""
+
+    contestants: tuple[Any, ...]
+    layer: Callable[[Workload], Workload]
+    put: Callable[[np.ndarray], Any]
+    once: Callable[[Callable[[], Any]], float]
+    interleaved: Callable[..., dict[str, float]]
+    checked: Any
+
+
+PLACES = {
+    "cpu": Place(
+        (polyconv, torch, jax, scipy, numpy_im2col, numba_loops),
+        lambda layer: layer,
+        np.asarray,
+        once,
+        interleaved,
+        slice(None),
+    ),
+    "cuda": Place((polyconv, torch, cupyx), gpu.layer_of, gpu.put, gpu.once, gpu.interleaved, [0, -1]),
+}
+
+
+def host(y: Any) -> np.ndarray:
+    """A result in NumPy's array, wherever it was made."""
+    return np.asarray(y.get() if hasattr(y, "get") else y.cpu() if hasattr(y, "cpu") else y)
 
 
 def reference(layer: Workload, x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -216,26 +286,37 @@ def reference(layer: Workload, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return pc.conv(x.astype("float64"), w.astype("float64"), algorithm="im2col", workers=1, **layer.keywords)
 
 
-def race(contestants: Sequence[Any], layer: Workload, dtype: str, seconds: float, threads: int) -> dict[str, float]:
+def bound_of(dtype: str) -> float:
+    """The error up to which an output is let pass, relative to the results' root mean square."""
+    if dtype == "float32" and os.environ.get("CUPY_TF32", "0") != "0":
+        return 5e-3
+    return {"float32": 1e-5, "float64": 1e-12}[dtype]
+
+
+def race(
+    place: Place, contestants: Sequence[Any], layer: Workload, dtype: str, seconds: float, threads: int
+) -> dict[str, float]:
     """The median time of each contestant in seconds, its output checked first."""
+    layer = place.layer(layer)
     x, w = layer.arrays(dtype)
-    expected = reference(layer, x, w)
-    scale, bound = np.sqrt(np.mean(expected**2)), {"float32": 1e-5, "float64": 1e-12}[dtype]
+    expected = reference(layer, x[place.checked], w)
+    x, w = place.put(x), place.put(w)
+    scale, bound = np.sqrt(np.mean(expected**2)), bound_of(dtype)
     calls: dict[str, Callable[[], Any]] = {}
     for name, call in itertools.chain.from_iterable(who(layer, x, w, threads) for who in contestants):
-        error = np.sqrt(np.mean((np.asarray(call()) - expected) ** 2)) / scale
+        error = np.sqrt(np.mean((host(call()[place.checked]) - expected) ** 2)) / scale
         assert error < bound, f"{name} errs by {error:.1e}"
         calls[name] = call
-    first = {name: once(call) for name, call in calls.items()}
+    first = {name: place.once(call) for name, call in calls.items()}
     best = min(first.values())
     most = {name: 1 if t > _HOPELESS * best else 3 for name, t in first.items() if t > _SLOW * best}
-    return interleaved(calls, seconds, most=most)
+    return place.interleaved(calls, seconds, most=most)
 
 
 def ratio(times: dict[str, float]) -> tuple[float, str, str]:
-    """The fastest peer's time over polyconv's, and who both are."""
+    """The fastest peer's time over polyconv's, and who both are; cupyx, which is no network's peer, is left out."""
     ours = {name: t for name, t in times.items() if name.startswith("polyconv") and "not prepared" not in name}
-    theirs = {name: t for name, t in times.items() if not name.startswith("polyconv")}
+    theirs = {name: t for name, t in times.items() if not name.startswith(("polyconv", "cupyx"))}
     mine, peer = min(ours, key=ours.__getitem__), min(theirs, key=theirs.__getitem__)
     return theirs[peer] / ours[mine], mine.removeprefix("polyconv "), peer
 
@@ -258,7 +339,7 @@ def environment(threads: int) -> dict[str, Any]:
     """Where and with what this was measured."""
     from threadpoolctl import threadpool_info
 
-    packages = ("numpy", "numba", "torch", "jax", "scipy")
+    packages = ("numpy", "numba", "torch", "jax", "scipy", "cupy-cuda12x", "cupy-cuda13x")
     versions = {}
     for package in packages:
         try:
@@ -285,7 +366,15 @@ def processor() -> str:
         return platform.processor()
 
 
-def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
+def against_cupyx(layers: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The fastest time of cupyx over polyconv's, the least over the layers that it can do."""
+    ported = {layer: [t for name, t in times.items() if name.startswith("cupyx")] for layer, times in layers.items()}
+    able = {layer: min(found) for layer, found in ported.items() if found}
+    ours = {layer: layers[layer][f"polyconv {ratio(layers[layer])[1]}"] for layer in able}
+    return {"against cupyx": min(able[layer] / ours[layer] for layer in able)} if able else {}
+
+
+def table(results: dict[str, dict[str, dict[str, float]]], goals: dict[str, dict[str, float]]) -> Iterator[str]:
     """The ratios, lost layers first, and what they come to."""
     for dtype, layers in results.items():
         found = {name: ratio(times) for name, times in layers.items()}
@@ -293,8 +382,9 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> Iterator[str]:
         for name, (value, mine, peer) in sorted(found.items(), key=lambda item: item[1][0]):
             ms = [times * 1e3 for times in (layers[name][f"polyconv {mine}"], layers[name][peer])]
             yield f"  {value:6.2f}  {name:<18} {mine:<28} {ms[0]:9.3f} ms   {peer:<18} {ms[1]:9.3f} ms"
-        for what, value in summary({name: value for name, (value, *_) in found.items()}).items():
-            goal = GOALS[dtype].get(what)
+        totals = summary({name: value for name, (value, *_) in found.items()}) | against_cupyx(layers)
+        for what, value in totals.items():
+            goal = goals[dtype].get(what)
             yield f"  {value:6.2f}  {what}" + (f" (goal {goal})" if goal else "")
 
 
@@ -324,6 +414,16 @@ def plot(results: dict[str, dict[str, dict[str, float]]], where: dict[str, Any],
     figure.savefig(path, dpi=110)
 
 
+def round_products(rounded: bool) -> None:
+    """Let PyTorch and CuPy round what single precision's products multiply, or neither."""
+    os.environ["CUPY_TF32"] = str(int(rounded))
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
+
+
 def main() -> None:
     """Race, print, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -331,22 +431,29 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each layer, at least three rounds")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="+", default=[who.__name__ for who in CONTESTANTS], help="contestants by name")
+    parser.add_argument("--only", nargs="+", help="contestants by name")
+    parser.add_argument("--device", choices=PLACES, default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="let products in single precision be rounded, on a GPU")
     parser.add_argument("--json", help="file for all times")
     parser.add_argument("--plot", help="file for a picture of the ratios")
     args = parser.parse_args()
     if held := [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ]:
         sys.exit(f"unset {' and '.join(held)}: with them NumPy's BLAS is not what users have")
-    contestants = [who for who in CONTESTANTS if who.__name__ in (*args.only, "polyconv")]
+    place = PLACES[args.device]
+    if args.device == "cuda":
+        round_products(args.tf32)
+    contestants = [who for who in place.contestants if args.only is None or who.__name__ in (*args.only, "polyconv")]
     results: dict[str, dict[str, dict[str, float]]] = {dtype: {} for dtype in args.dtypes}
     for dtype, name in itertools.product(args.dtypes, args.layers):
-        times = race(contestants, LAYERS[name], dtype, args.seconds, args.threads)
+        times = race(place, contestants, LAYERS[name], dtype, args.seconds, args.threads)
         results[dtype][name] = times
         value, mine, peer = ratio(times)
         ours, theirs = times[f"polyconv {mine}"] * 1e3, times[peer] * 1e3
         print(f"{value:6.2f}  {dtype} {name:<18} {mine:<28} {ours:9.3f} ms   {peer:<18} {theirs:9.3f} ms", flush=True)
     where = environment(args.threads)
-    print(*table(results), json.dumps(where), sep="\n")
+    if args.device == "cuda":
+        where |= {"machine": gpu.device(), "TF32": args.tf32}
+    print(*table(results, GOALS[args.device]), json.dumps(where), sep="\n")
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"environment": where, "seconds": results}, file, indent=1)

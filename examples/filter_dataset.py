@@ -5,6 +5,7 @@
     python examples/filter_dataset.py my_photos/                  # a folder of images
     python examples/filter_dataset.py photos.zarr --cluster 4     # on four processes of this machine
     python examples/filter_dataset.py photos.zarr --scheduler tcp://head:8786
+    python examples/filter_dataset.py photos.zarr --backend cupy  # block after block by way of a GPU
 
 The answers of every filter are written to a Zarr array beside the source, one block of images after another. Stop it
 when you like, and run the same line again: blocks that are there are not computed twice. Images of a folder that cannot
@@ -55,9 +56,16 @@ def plan(images: Any) -> pc.Plan:
     return pc.plan(images, filter_bank(), layout="NHWC", padding="same", padding_mode="reflect", stride=2)
 
 
-def responses(images: Any) -> Any:
-    """The answers, ``(N, H / 2, W / 2, 4)``, to images of 0 to 255."""
-    return plan(images)(images, filter_bank() / np.float32(255)).astype("float16")
+def responses(images: Any, xp: Any = np) -> Any:
+    """The answers, ``(N, H / 2, W / 2, 4)``, to images of 0 to 255; of CuPy's arrays where ``xp`` is CuPy."""
+    return plan(images)(images, xp.asarray(filter_bank() / np.float32(255))).astype("float16")
+
+
+def responses_on_gpu(images: Any) -> Any:
+    """The same by way of a GPU, which holds no more than the blocks that are at work."""
+    import cupy
+
+    return responses(images.map_blocks(cupy.asarray), cupy).map_blocks(cupy.asnumpy)
 
 
 # -- a job: blocks of images, each done once -----------------------------------------------------------------
@@ -297,6 +305,7 @@ def main() -> None:
     )
     parser.add_argument("--cluster", type=int, metavar="N", help="compute on N processes of this machine")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on a cluster that is there")
+    parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="whose arrays blocks are")
     args = parser.parse_args()
     if args.batch < 1 or args.side < 8:
         parser.error("--batch must be 1 or more, and --side 8 or more")
@@ -304,15 +313,15 @@ def main() -> None:
     with machines(args):
         if args.make or (args.source == Path("photos.zarr") and not args.source.exists()):
             make(args.source, args.make or size_of("100MB"), args.side, args.batch)
-        filter_all(args.source, output, args.side, args.batch)
+        filter_all(args.source, output, args.side, args.batch, args.backend)
 
 
-def filter_all(source: Path, output: Path, side: int, batch: int) -> None:
+def filter_all(source: Path, output: Path, side: int, batch: int, backend: str) -> None:
     """Convolve the images of ``source``, and write what comes of it to ``output``."""
     notes = output.with_name(output.name + ".notes")
     images, what = opened(source, side, batch, notes)
     number, height, width, _ = images.shape
-    y = responses(images)
+    y = responses(images) if backend == "numpy" else responses_on_gpu(images)
     print(f"{number} images of {height}x{width}, {images.nbytes / 1e6:.0f} MB, in {images.numblocks[0]} blocks")
     print(f"by {plan(images).algorithm}, to {output}")
     run(begin(output, y, what), y, images.nbytes, "filtered")

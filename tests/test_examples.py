@@ -312,6 +312,36 @@ def test_a_dataset_on_processes(tmp_path: Path, filter_dataset: ModuleType) -> N
     right(tmp_path, filter_dataset)
 
 
+CUPY_OF_NUMPY = """
+import os
+import numpy
+
+asarray = numpy.array
+
+class ndarray:
+    pass
+
+def asnumpy(y):
+    if y.size:
+        with open(os.environ["BLOCKS"], "a") as blocks:
+            print(len(y), file=blocks)
+    return numpy.array(y)
+"""
+
+
+def test_a_dataset_by_way_of_a_gpu(tmp_path: Path, filter_dataset: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block goes there and comes back; NumPy stands in for CuPy."""
+    log = tmp_path / "blocks.txt"
+    (tmp_path / "stand-in").mkdir()
+    (tmp_path / "stand-in" / "cupy.py").write_text(CUPY_OF_NUMPY)
+    monkeypatch.setenv("BLOCKS", str(log))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand-in"))
+    succeed(tmp_path, "filter_dataset.py", *SMALL, "--backend", "cupy")
+    right(tmp_path, filter_dataset)
+    notes = list((tmp_path / "photos-filtered.zarr.notes").glob("*.done"))
+    assert len(log.read_text().split()) >= len(notes) > 1
+
+
 def test_a_killed_run_resumes(tmp_path: Path, filter_dataset: ModuleType) -> None:
     """SIGKILL while it writes: what was noted stays as it is, and the rest is computed."""
     succeed(tmp_path, "filter_dataset.py", "--make", "12MB", "--side", "64", "--batch", "8", "--output", "other.zarr")

@@ -1,0 +1,73 @@
+"""How calls are timed on a GPU: by its own events, one after the other, side by side."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from benchmarks.common import Workload
+
+BATCH = 64  # images of a layer: enough to keep a large GPU busy
+_TURN = 0.05  # seconds
+
+
+def layer_of(layer: Workload) -> Workload:
+    """A benchmark layer with the batch that it is timed with."""
+    return layer._replace(x=(BATCH, *layer.x[1:]))
+
+
+def put(a: np.ndarray) -> Any:
+    """An array on the GPU."""
+    import cupy
+
+    return cupy.asarray(a)
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    """The time of a call, of several that are launched one after the other: the GPU's, not the processor's."""
+    import cupy
+
+    start, stop = cupy.cuda.Event(), cupy.cuda.Event()
+    start.record()
+    for _ in range(repeats):
+        call()
+    stop.record()
+    stop.synchronize()
+    return cupy.cuda.get_elapsed_time(start, stop) / 1e3 / repeats
+
+
+def once(call: Callable[[], Any]) -> float:
+    """The time of a call in seconds, which has been run before."""
+    _seconds(call, 1)
+    return _seconds(call, 3)
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 3, most: dict[str, int] | None = None
+) -> dict[str, float]:
+    """The median time of each call in seconds, all of them taking turns: as on the processor, but for the rests."""
+    most = most or {}
+    repeats = {name: max(1, round(_TURN / once(call))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end, turns = time.perf_counter() + seconds, itertools.count()
+    while (turn := next(turns)) < least or time.perf_counter() < end:
+        for name, call in calls.items():
+            if turn < most.get(name, turn + 1):
+                call()
+                times[name].append(_seconds(call, repeats[name]))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def device() -> str:
+    """The GPU and what drives it."""
+    import cupy
+
+    number = cupy.cuda.Device().id
+    properties = cupy.cuda.runtime.getDeviceProperties(number)
+    versions = [cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()]
+    driver, runtime = (f"{version // 1000}.{version % 1000 // 10}" for version in versions)
+    return f"{properties['name'].decode()}, driver for CUDA {driver}, runtime {runtime}"
