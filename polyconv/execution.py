@@ -19,7 +19,7 @@ from typing import Any
 
 from .algorithms import Algorithm
 from .arguments import Call
-from .arrays import Array, contiguous, plain
+from .arrays import Array, contiguous, new, plain
 from .dtypes import bytes_of
 from .padding import pad
 from .pool import blas_in_one_thread
@@ -98,10 +98,12 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
     add: Callable[[Array, Array], Array] = operator.iadd if call.x.library.in_place else operator.add
     pads_itself = algorithm.pads(p)
     seen = p if pads_itself else p.padded  # by an algorithm that is handed the whole image
+    result = call.dtypes.result
+    casts_image, casts_result = (algorithm.takes(dtype, total) for dtype in (call.x.dtype, result))
     padded = tuple(n + low + high for n, (low, high) in zip(call.x.shape, call.pad_widths, strict=True))
 
     def cast(before: object, after: object) -> list[Step]:
-        return [] if before == after else [lambda a: xp.astype(a, after)]
+        return [] if before == after else [lambda a: a if a.dtype == after else xp.astype(a, after)]
 
     def permute(axes: tuple[int, ...]) -> list[Step]:
         return [] if axes == tuple(range(len(axes))) else [lambda a: xp.permute_dims(a, axes)]
@@ -110,6 +112,10 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
         return [] if before == after else [lambda a: xp.reshape(a, after)]
 
     def at_once(x: Array, kernel: Any, bias: Array | None) -> Array:
+        if bias is None and casts_result and algorithm.write is not None:
+            y = new(xp.empty, p.result_shape, p.memory_order, result, call.x.device, xp)
+            algorithm.write(x, kernel, seen, xp, y)
+            return y
         y = algorithm.run(x, kernel, seen, xp)
         return y if bias is None else add(y, bias)
 
@@ -140,7 +146,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
         image=(
             plain,
             *pads,
-            *([] if cut else cast(call.x.dtype, total)),
+            *([] if cut or casts_image else cast(call.x.dtype, total)),
             *permute(call.image_axes),
             *reshape(image_before_reshape, image_shape),
         ),
@@ -155,7 +161,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
         bias=(plain, lambda b: xp.astype(xp.reshape(b, (p.groups, p.filters, *(1,) * p.ndim)), total)),
         convolve=sums_of_nothing if not p.macs else tile_by_tile if cut else at_once,
         result=(
-            *([] if cut else cast(total, call.dtypes.result)),
+            *([] if cut else cast(total, result)),
             *permute(call.output_axes),
             *reshape(tuple(p.result_shape[axis] for axis in call.output_axes), call.output_shape),
             contiguous,
@@ -175,7 +181,7 @@ def road_workspace(call: Call, algorithm: Algorithm, cut: bool) -> int:
     image = 0
     if any(map(any, p.padding)) and not algorithm.pads(p) and not (cut and p.local is p):
         image += bytes_of(call.x.dtype)  # before it is cast
-    if not cut and call.x.dtype != call.dtypes.total:
+    if not cut and not algorithm.takes(call.x.dtype, call.dtypes.total):
         image += p.itemsize
     result = (call.output_axes != p.memory_order) * (bytes_of(call.dtypes.result) if cut else p.itemsize)
     if not cut and call.dtypes.result != call.dtypes.total:

@@ -246,7 +246,7 @@ class _Costs:
             return cost
         dtypes, p = self.call.dtypes, self.call.problem
         margins = any(map(any, p.local.padding)) and not self.algorithm.pads(p)
-        cast = self.call.x.dtype != dtypes.total
+        cast = not self.algorithm.takes(self.call.x.dtype, dtypes.total)
         image = here.image_elements * here.itemsize * (margins + cast)
         made = self.algorithm.write is None or dtypes.result != dtypes.total
         result = here.output_elements * here.itemsize * made

@@ -113,16 +113,18 @@ def convolve(
     """Run ``algorithm`` tile by tile: ``x`` is ``(N, G, C, *size)``, what comes back ``(N, G, K, *output_size)``.
 
     Zeros that ``p`` wants around the image are added to each tile, the ``bias``, ``(G, K, 1, ...)``, to its result,
-    and it is cast there to the dtype of the sums and back: nothing as large as the image is made but what
-    comes back. With several ``workers``, tiles are run on as many threads.
+    and it is cast there to the dtype of the sums and back, as far as the algorithm does not do so by itself: nothing as
+    large as the image is made but what comes back. With several ``workers``, tiles are run on as many threads.
     """
     order, (total, result) = p.memory_order, dtypes
     back = tuple(map(order.index, range(len(order))))
     y = new(xp.empty, p.result_shape, order, result, device(x), xp)
-    write, pads = algorithm.write if result == total else None, algorithm.pads(p)
+    pads, casts = algorithm.pads(p), not algorithm.takes(x.dtype, total)
+    in_place = result == total or (bias is None and algorithm.takes(result, total))
+    write = algorithm.write if in_place else None
 
     def padded(x: Array, margins: tuple[tuple[int, int], ...]) -> Array:
-        if x.dtype != total:
+        if casts:
             x = xp.astype(x, total)
         if pads:
             return x

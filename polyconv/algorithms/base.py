@@ -86,6 +86,9 @@ class Algorithm:
     absorbs
         ``absorbs(problem) -> bool``: whether it adds the zeros around the image by itself. It is then handed the image
         without them, and a problem that says how many there are. None for never.
+    casts
+        ``casts(dtype) -> bool``: whether images, and results that it writes into, may be of a dtype other than that of
+        sums, ``problem.dtype``. None for never.
     cost
         ``cost(problem) -> Cost`` of one run, of an image that carries its margins. Looks at integers only, none of them
         zero.
@@ -114,7 +117,12 @@ class Algorithm:
     detail: str = ""
     write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
     absorbs: Callable[[ConvProblem], bool] | None = None
+    casts: Callable[[str], bool] | None = None
     variants: Callable[[ConvProblem, Target], tuple[Algorithm, ...]] | None = None
+
+    def takes(self, dtype: Any, total: Any) -> bool:
+        """Whether it takes images of a dtype, and writes results of it, as they are; ``total`` is that of sums."""
+        return bool(dtype == total) or (self.casts is not None and self.casts(str(dtype)))
 
     def pads(self, problem: ConvProblem) -> bool:
         """Whether it adds the margins of ``problem``, all zeros, by itself."""

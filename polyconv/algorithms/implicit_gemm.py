@@ -98,26 +98,30 @@ def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, cha
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
     (x, x_steps), block, depth = kernels.near(x), _block(p), kernel.w.shape[1]
-    vector = _FETCH // p.itemsize
-    if not (p.channels_last and _vectors(p, vector, address(x), x_steps)):
+    vector = min(_FETCH // x.itemsize, block.rows * _DEPTH // block.threads)
+    if not (p.channels_last and _vectors(p, vector, address(x) % (vector * x.itemsize), x_steps)):
         vector = 1
-    run = kernels.kernel(
-        "implicit_gemm", "implicit_gemm", _constants(p.dtype, p.ndim, block, vector, not p.channels_last), xp
-    )
+    constants = _constants(kernels.types(x, p, y), p.ndim, block, vector, not p.channels_last)
+    run = kernels.kernel("implicit_gemm", "implicit_gemm", constants, xp)
     geometry = _geometry(p, depth, x_steps, kernels.steps(y))
     run((_blocks(p, block), p.groups), (block.threads,), (x, kernel.w, kernel.taps, y, geometry))
 
 
-def _vectors(p: ConvProblem, vector: int, at: int, x_steps: tuple[int, ...]) -> bool:
-    """Whether channels are neighbours that can be fetched several at once, from wherever a window begins."""
+def _vectors(p: ConvProblem, vector: int, off: int, x_steps: tuple[int, ...]) -> bool:
+    """Whether channels are neighbours that can be fetched several at once, from wherever a window begins.
+
+    The image begins so many bytes ``off`` a fetch.
+    """
     image, group, channel, *space = x_steps
     others = (image * (p.batch > 1), group * (p.groups > 1), *(s * (n > 1) for s, n in zip(space, p.size, strict=True)))
-    return channel == 1 and not (p.channels % vector or at % _FETCH or any(step % vector for step in others))
+    return channel == 1 and not (p.channels % vector or off or any(step % vector for step in others))
 
 
-def _constants(dtype: str, axes: int, block: _Block, vector: int, along_rows: bool) -> tuple[tuple[str, Any], ...]:
+def _constants(
+    types: tuple[tuple[str, str], ...], axes: int, block: _Block, vector: int, along_rows: bool
+) -> tuple[tuple[str, Any], ...]:
     return (
-        ("T", kernels.TYPES[dtype]),
+        *types,
         ("AXES", axes),
         ("ROWS", block.rows),
         ("COLUMNS", block.columns),
@@ -141,7 +145,7 @@ def _geometry(p: ConvProblem, depth: int, x_steps: tuple[int, ...], y_steps: tup
 
 def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:
     """A matrix product whose one side is found in the image, piece by piece, into a new array."""
-    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, device(x), xp)
+    y = new(xp.empty, problem.result_shape, problem.memory_order, problem.dtype, device(x), xp)
     _write(x, kernel, problem, xp, y)
     return y
 
@@ -172,5 +176,13 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
 
 
 IMPLICIT_GEMM = Algorithm(
-    "implicit_gemm", _run, _cost, _reject, _prepare, _prepare_cost, write=_write, absorbs=lambda problem: True
+    "implicit_gemm",
+    _run,
+    _cost,
+    _reject,
+    _prepare,
+    _prepare_cost,
+    write=_write,
+    absorbs=lambda problem: True,
+    casts=kernels.casts,
 )

@@ -72,7 +72,7 @@ def _write(x: Array, kernel: Array, p: ConvProblem, xp: ModuleType, y: Array) ->
     """Convolve into ``y``, whatever the steps of either."""
     strip, (x, x_steps) = _strip(p), kernels.near(x)
     constants = (
-        ("T", kernels.TYPES[p.dtype]),
+        *kernels.types(x, p, y),
         ("AXES", p.ndim),
         ("ALONG", strip.along),
         ("TAPS", p.kernel[strip.along]),
@@ -99,7 +99,7 @@ def _geometry(p: ConvProblem, x_steps: tuple[int, ...], y_steps: tuple[int, ...]
 
 def _run(x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """The loops of the definition, those over a strip's outputs, taps and filters unrolled, into a new array."""
-    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, device(x), xp)
+    y = new(xp.empty, problem.result_shape, problem.memory_order, problem.dtype, device(x), xp)
     _write(x, kernel, problem, xp, y)
     return y
 
@@ -136,5 +136,14 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
 
 
 STRIPS = Algorithm(
-    "direct", _run, _cost, _reject, _prepare, _prepare_cost, "CUDA", write=_write, absorbs=lambda problem: True
+    "direct",
+    _run,
+    _cost,
+    _reject,
+    _prepare,
+    _prepare_cost,
+    "CUDA",
+    write=_write,
+    absorbs=lambda problem: True,
+    casts=kernels.casts,
 )

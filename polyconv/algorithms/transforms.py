@@ -79,7 +79,7 @@ def write(
     inputs = tuple(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
     longest = max(inputs)
     constants = (
-        ("T", kernels.TYPES[p.dtype]),
+        *kernels.types(x, p, y),
         ("AXES", p.ndim),
         ("INPUTS", inputs),
         ("OUTPUTS", m),
@@ -94,7 +94,7 @@ def write(
 
     # Points and groups are one batch of matrices.
     shape = (every, p.channels) if p.channels_last else (p.channels, every)
-    image = xp.empty((each * p.groups, *shape), dtype=x.dtype, device=device(x))
+    image = xp.empty((each * p.groups, *shape), dtype=filters.dtype, device=device(x))
     lows = tuple(low for low, _ in p.padding)
     run("image_to_points", x, image, _geometry(p, m, p.channels, x_steps, p.size, lows), p.channels)
     filters = xp.reshape(filters, (each * p.groups, *filters.shape[2:]))

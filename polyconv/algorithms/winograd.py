@@ -386,7 +386,7 @@ def _fused_write(
 
 
 def _fused_run(settings: _Settings, x: Array, kernel: Any, problem: ConvProblem, xp: ModuleType) -> Array:
-    y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, device(x), xp)
+    y = new(xp.empty, problem.result_shape, problem.memory_order, problem.dtype, device(x), xp)
     _KINDS[settings.fused].write(settings, x, kernel, problem, xp, y)
     return y
 
@@ -468,11 +468,12 @@ class _Kind(NamedTuple):
     prepare_cost: Callable[..., Cost]
     cost: Callable[..., Cost]
     write: Callable[..., None]
+    casts: Callable[[str], bool] | None
 
 
 _KINDS: dict[str, _Kind] = {
-    "numba": _Kind(_fused_reject, _fused_prepare, _fused_prepare_cost, _fused_cost, _fused_write),
-    "CUDA": _Kind(_cuda_reject, _cuda_prepare, _prepare_cost, _cuda_cost, _cuda_write),
+    "numba": _Kind(_fused_reject, _fused_prepare, _fused_prepare_cost, _fused_cost, _fused_write, None),
+    "CUDA": _Kind(_cuda_reject, _cuda_prepare, _prepare_cost, _cuda_cost, _cuda_write, kernels.casts),
 }
 
 
@@ -492,6 +493,7 @@ def _winograd(settings: _Settings) -> Algorithm:
             detail=f"{detail}, fused",
             write=partial(kind.write, settings),
             absorbs=lambda problem: True,
+            casts=kind.casts,
         )
     return Algorithm(
         "winograd",

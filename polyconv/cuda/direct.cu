@@ -6,7 +6,8 @@
 //
 // Constants that come before this text:
 //
-// T                  the type of elements and of sums
+// X, Y               the types of elements of the image and of the result
+// T                  that of the kernel, and of sums
 // AXES, ALONG        spatial axes, and along which of them strips lie
 // TAPS, STRIDE, DILATION    of the kernel along that axis
 // STRIP, FILTERS     outputs along it, and filters, of one thread
@@ -24,7 +25,7 @@ constexpr int SPAN = (STRIP - 1) * STRIDE + (TAPS - 1) * DILATION + 1;
 // x   the images, (N, G, C, *size) by the steps of `g`
 // w   the kernel, (G, sets, C, taps of other axes, TAPS, FILTERS); where groups are fastest, they come last
 // y   the result, (N, G, K, *outputs) by the steps of `g`
-extern "C" __global__ void direct(const T *__restrict__ x, const T *__restrict__ w, T *__restrict__ y, const Geometry g) {
+extern "C" __global__ void direct(const X *__restrict__ x, const T *__restrict__ w, Y *__restrict__ y, const Geometry g) {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= g.threads) return;
 
@@ -54,7 +55,7 @@ extern "C" __global__ void direct(const T *__restrict__ x, const T *__restrict__
     const int apart = GROUPS_FASTEST ? g.groups : 1; // elements between taps of the kernel
     const long long panel = g.channels * others * TAPS * FILTERS;
     const T *tap = w + (GROUPS_FASTEST ? set * panel * apart + group : (group * (long long)sets + set) * panel);
-    const T *const pixels = x + image * g.x_image + group * g.x_group + corner[ALONG] * g.x_space[ALONG];
+    const X *const pixels = x + image * g.x_image + group * g.x_group + corner[ALONG] * g.x_space[ALONG];
     const int step = g.x_space[ALONG];
 
     T sums[FILTERS][STRIP] = {};
@@ -75,7 +76,7 @@ extern "C" __global__ void direct(const T *__restrict__ x, const T *__restrict__
             T strip[SPAN];
 #pragma unroll
             for (int i = 0; i < SPAN; ++i)
-                strip[i] = (unsigned)(corner[ALONG] + i) < (unsigned)g.size[ALONG] ? pixels[offset + i * step] : T(0);
+                strip[i] = (unsigned)(corner[ALONG] + i) < (unsigned)g.size[ALONG] ? T(pixels[offset + i * step]) : T(0);
 #pragma unroll
             for (int t = 0; t < TAPS; ++t)
 #pragma unroll
@@ -86,7 +87,7 @@ extern "C" __global__ void direct(const T *__restrict__ x, const T *__restrict__
                 }
         }
 
-    T *to = y + image * g.y_image + group * g.y_group + set * FILTERS * g.y_filter;
+    Y *to = y + image * g.y_image + group * g.y_group + set * FILTERS * g.y_filter;
 #pragma unroll
     for (int axis = 0; axis < AXES; ++axis) to += at[axis] * g.y_space[axis];
 #pragma unroll
@@ -94,5 +95,5 @@ extern "C" __global__ void direct(const T *__restrict__ x, const T *__restrict__
 #pragma unroll
         for (int o = 0; o < STRIP; ++o)
             if (set * FILTERS + filter < g.filters && at[ALONG] + o < g.outputs[ALONG])
-                to[filter * g.y_filter + o * g.y_space[ALONG]] = sums[filter][o];
+                to[filter * g.y_filter + o * g.y_space[ALONG]] = Y(sums[filter][o]);
 }

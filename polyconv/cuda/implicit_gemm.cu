@@ -7,7 +7,8 @@
 //
 // Constants that come before this text:
 //
-// T                the type of elements and of sums
+// X, Y             the types of elements of the image and of the result
+// T                that of the kernel, and of sums
 // AXES             spatial axes
 // ROWS, COLUMNS    of the result, made by one block of threads
 // TALL, WIDE       of these, made by one thread
@@ -35,9 +36,9 @@ static_assert(THREADS * EACH == ROWS * DEPTH && DEPTH % EACH == 0 && EACH % VECT
 static_assert(THREADS * EACH_W == COLUMNS * DEPTH && EACH_W % FETCH_W == 0 && LINES * COLUMNS == THREADS * FETCH_W, "columns are shared out evenly");
 static_assert(TALL % PIECE == 0 && WIDE % PIECE_W == 0, "a thread's part falls into pieces");
 
-template <int N>
-struct alignas(N * sizeof(T)) Pack {
-    T value[N];
+template <class Element, int N>
+struct alignas(N * sizeof(Element)) Pack {
+    Element value[N];
 };
 
 struct Place {
@@ -64,7 +65,7 @@ __device__ __forceinline__ Place place(const Geometry &g, unsigned row) {
 //     what fills up the last slab lies outside of every image
 // y   the result, (N, G, K, *outputs) by the steps of `g`
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-implicit_gemm(const T *__restrict__ x, const T *__restrict__ w, const int *__restrict__ taps, T *__restrict__ y,
+implicit_gemm(const X *__restrict__ x, const T *__restrict__ w, const int *__restrict__ taps, Y *__restrict__ y,
               const Geometry g) {
     alignas(16) __shared__ T image[2][DEPTH][ROWS + PAD];
     alignas(16) __shared__ T kernel[2][DEPTH][COLUMNS];
@@ -78,7 +79,7 @@ implicit_gemm(const T *__restrict__ x, const T *__restrict__ w, const int *__res
     const int row = VECTOR > 1 ? thread / (DEPTH / EACH) : thread % ROWS;
     const int start = (VECTOR > 1 ? thread % (DEPTH / EACH) : thread / ROWS) * EACH;
     int corner[AXES];
-    const T *window = x + group * g.x_group;
+    const X *window = x + group * g.x_group;
     int base = 0;
     {
         const bool there = first_row + row < g.rows;
@@ -95,8 +96,8 @@ implicit_gemm(const T *__restrict__ x, const T *__restrict__ w, const int *__res
     const int line = thread * FETCH_W / COLUMNS, column = thread * FETCH_W % COLUMNS;
     const T *panel = w + ((unsigned long long)group * g.depth + line) * columns + first_column + column;
 
-    Pack<VECTOR> pixels[EACH / VECTOR];
-    Pack<FETCH_W> weights[EACH_W / FETCH_W];
+    Pack<X, VECTOR> pixels[EACH / VECTOR];
+    Pack<T, FETCH_W> weights[EACH_W / FETCH_W];
 
     auto fetch = [&]() {
 #pragma unroll
@@ -109,18 +110,18 @@ implicit_gemm(const T *__restrict__ x, const T *__restrict__ w, const int *__res
                 inside &= (unsigned)(corner[axis] + at[axis]) < (unsigned)g.size[axis];
                 offset += at[axis] * (int)g.x_space[axis];
             }
-            pixels[i] = inside ? *(const Pack<VECTOR> *)(window + offset) : Pack<VECTOR>{};
+            pixels[i] = inside ? *(const Pack<X, VECTOR> *)(window + offset) : Pack<X, VECTOR>{};
         }
 #pragma unroll
-        for (int i = 0; i < EACH_W / FETCH_W; ++i) weights[i] = *(const Pack<FETCH_W> *)(panel + i * LINES * columns);
+        for (int i = 0; i < EACH_W / FETCH_W; ++i) weights[i] = *(const Pack<T, FETCH_W> *)(panel + i * LINES * columns);
         tap += DEPTH * (AXES + 1);
         panel += DEPTH * columns;
     };
     auto keep = [&](int half) {
 #pragma unroll
-        for (int i = 0; i < EACH; ++i) image[half][start + i][row] = pixels[i / VECTOR].value[i % VECTOR];
+        for (int i = 0; i < EACH; ++i) image[half][start + i][row] = T(pixels[i / VECTOR].value[i % VECTOR]);
 #pragma unroll
-        for (int i = 0; i < EACH_W / FETCH_W; ++i) *(Pack<FETCH_W> *)&kernel[half][line + i * LINES][column] = weights[i];
+        for (int i = 0; i < EACH_W / FETCH_W; ++i) *(Pack<T, FETCH_W> *)&kernel[half][line + i * LINES][column] = weights[i];
     };
 
     // A thread's rows are pieces that lie a stretch apart, so that neighbouring threads read neighbouring pieces.
@@ -141,10 +142,10 @@ implicit_gemm(const T *__restrict__ x, const T *__restrict__ w, const int *__res
             alignas(16) T wide[WIDE];
 #pragma unroll
             for (int i = 0; i < TALL; i += PIECE)
-                *(Pack<PIECE> *)&tall[i] = *(const Pack<PIECE> *)&image[half][k][i / PIECE * STRETCH + down];
+                *(Pack<T, PIECE> *)&tall[i] = *(const Pack<T, PIECE> *)&image[half][k][i / PIECE * STRETCH + down];
 #pragma unroll
             for (int j = 0; j < WIDE; j += PIECE_W)
-                *(Pack<PIECE_W> *)&wide[j] = *(const Pack<PIECE_W> *)&kernel[half][k][j / PIECE_W * STRETCH_W + across];
+                *(Pack<T, PIECE_W> *)&wide[j] = *(const Pack<T, PIECE_W> *)&kernel[half][k][j / PIECE_W * STRETCH_W + across];
 #pragma unroll
             for (int i = 0; i < TALL; ++i)
 #pragma unroll
@@ -162,13 +163,13 @@ implicit_gemm(const T *__restrict__ x, const T *__restrict__ w, const int *__res
         const unsigned here = first_row + i / PIECE * STRETCH + down + i % PIECE;
         if (here >= g.rows) continue;
         const Place p = place(g, here);
-        T *to = y + p.image * g.y_image + group * g.y_group;
+        Y *to = y + p.image * g.y_image + group * g.y_group;
 #pragma unroll
         for (int axis = 0; axis < AXES; ++axis) to += p.at[axis] * g.y_space[axis];
 #pragma unroll
         for (int j = 0; j < WIDE; ++j) {
             const unsigned filter = first_column + j / PIECE_W * STRETCH_W + across + j % PIECE_W;
-            if (filter < g.filters) to[filter * g.y_filter] = sums[i][j];
+            if (filter < g.filters) to[filter * g.y_filter] = Y(sums[i][j]);
         }
     }
 }

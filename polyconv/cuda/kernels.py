@@ -20,15 +20,20 @@ from ..problem import ConvProblem
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["LONGEST", "TYPES", "by_value", "kernel", "near", "reject", "source", "steps"]
+__all__ = ["LONGEST", "TYPES", "by_value", "casts", "kernel", "near", "reject", "source", "steps", "types"]
+
+_SIGNS = {"": "signed", "u": "unsigned"}
+_INTEGERS = {8: "char", 16: "short", 32: "int", 64: "long long"}
+_STORED = {"bool": "unsigned char", "float16": "Half", "float32": "float", "float64": "double"}
+_STORED |= {f"{sign}int{n}": f"{word} {name}" for n, name in _INTEGERS.items() for sign, word in _SIGNS.items()}
 
 TYPES = {
     "float32": "float",
     "float64": "double",
     # Sums that run over shall wrap around, which C++ promises for unsigned integers alone; the bits are the same.
-    **{f"{sign}int{bits}": f"unsigned {name}" for bits, name in ((32, "int"), (64, "long long")) for sign in ("", "u")},
+    **{f"{sign}int{bits}": f"unsigned {_INTEGERS[bits]}" for bits in (32, 64) for sign in _SIGNS},
 }
-"""What elements of a problem's dtype are in CUDA; other dtypes have no kernels."""
+"""What sums of a problem's dtype are in CUDA; other dtypes have no kernels."""
 
 LONGEST = 2**31
 """What kernels count outputs, pixels of an image and threads up to."""
@@ -64,12 +69,13 @@ def _braces(value: Any) -> str:
 
 @lru_cache
 def _text(file: str) -> str:
-    return files(__package__).joinpath(f"{file}.cu").read_text()
+    return files(__package__).joinpath(file).read_text()
 
 
 def source(file: str, constants: Sequence[tuple[str, Constant]]) -> str:
     """What is compiled: types, numbers and tables, and the text of the file."""
-    return "\n".join((*(_declared(*constant) for constant in constants), _text(file)))
+    halves = (_text("half.cuh"),) if any(value == "Half" for _, value in constants) else ()
+    return "\n".join((*halves, *(_declared(*constant) for constant in constants), _text(f"{file}.cu")))
 
 
 @lru_cache(maxsize=256)
@@ -77,6 +83,16 @@ def kernel(file: str, name: str, constants: tuple[tuple[str, Constant], ...], xp
     """The kernel ``name`` of a file: ``kernel(grid, block, arguments)`` has it run, and does not wait for it."""
     made: Callable[..., Any] = xp.RawKernel(source(file, constants), name, options=("--std=c++17",))
     return made
+
+
+def types(x: Array, p: ConvProblem, y: Array) -> tuple[tuple[str, str], ...]:
+    """The types of an image, of a problem's sums and of a result, as constants."""
+    return ("X", _STORED[str(x.dtype)]), ("T", TYPES[p.dtype]), ("Y", _STORED[str(y.dtype)])
+
+
+def casts(dtype: str) -> bool:
+    """Whether kernels take images of a dtype, and make results of it, whatever that of sums."""
+    return dtype in _STORED
 
 
 def near(x: Array) -> tuple[Array, tuple[int, ...]]:

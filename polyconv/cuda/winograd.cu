@@ -4,7 +4,8 @@
 //
 // Constants that come before this text:
 //
-// T                  the type of elements
+// X, Y               the types of elements of the image and of the result
+// T                  that of points
 // AXES               spatial axes
 // INPUTS(axis), OUTPUTS(axis)    of a block
 // BT(axis, j, k), AT(axis, j, k)    what transforms a line of a block of the image, and of products
@@ -105,7 +106,7 @@ __device__ __forceinline__ bool find(const Geometry &g, const Block &b, int inde
 
 // x   the images, (N, G, C, *size) by the steps of `g`, without the zeros around them
 // points   (points, G, blocks, C), or (points, G, C, blocks)
-extern "C" __global__ void image_to_points(const T *__restrict__ x, T *__restrict__ points, const Geometry g) {
+extern "C" __global__ void image_to_points(const X *__restrict__ x, T *__restrict__ points, const Geometry g) {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= g.threads) return;
     const Block b = block_of(g, thread);
@@ -114,7 +115,7 @@ extern "C" __global__ void image_to_points(const T *__restrict__ x, T *__restric
     for (int i = 0; i < inputs(0, AXES); ++i) {
         long long offset;
         const bool inside = find(g, b, i, [](int axis) { return INPUTS(axis); }, offset);
-        data[i] = inside ? x[offset] : T(0);
+        data[i] = inside ? T(x[offset]) : T(0);
     }
     to_points<0>(data);
 #pragma unroll
@@ -123,7 +124,7 @@ extern "C" __global__ void image_to_points(const T *__restrict__ x, T *__restric
 
 // products   (points, G, blocks, K), or (points, G, K, blocks)
 // y   the result, (N, G, K, *outputs) by the steps of `g`
-extern "C" __global__ void products_to_result(const T *__restrict__ products, T *__restrict__ y, const Geometry g) {
+extern "C" __global__ void products_to_result(const T *__restrict__ products, Y *__restrict__ y, const Geometry g) {
     const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= g.threads) return;
     const Block b = block_of(g, thread);
@@ -134,6 +135,6 @@ extern "C" __global__ void products_to_result(const T *__restrict__ products, T 
 #pragma unroll
     for (int i = 0; i < outputs(0, AXES); ++i) {
         long long offset;
-        if (find(g, b, i, [](int axis) { return OUTPUTS(axis); }, offset)) y[offset] = data[i];
+        if (find(g, b, i, [](int axis) { return OUTPUTS(axis); }, offset)) y[offset] = Y(data[i]);
     }
 }
