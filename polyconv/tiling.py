@@ -99,6 +99,12 @@ def multiplies(algorithm: Algorithm, p: ConvProblem) -> bool:
     return algorithm.cost(p).matmul_macs > 0
 
 
+@lru_cache
+def loops(algorithm: Algorithm, p: ConvProblem) -> bool:
+    """Whether an algorithm runs compiled loops."""
+    return algorithm.cost(p).loop_slots > 0
+
+
 def convolve(
     algorithm: Algorithm,
     x: Array,
@@ -143,7 +149,8 @@ def convolve(
 
     parts = _parts(p, tile, pads)
     if workers > 1:
-        run_all([partial(run, one) for one in parts], workers, multiplies(algorithm, parts[0].problem))
+        here = parts[0].problem
+        run_all([partial(run, one) for one in parts], workers, multiplies(algorithm, here), loops(algorithm, here))
     else:
         for one in parts:
             run(one)
