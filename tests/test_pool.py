@@ -347,9 +347,9 @@ def test_results_do_not_depend_on_workers(dtype: str, algorithm: str) -> None:
 def test_one_worker_needs_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counted(tasks: Any, workers: int, *how: bool) -> None:
+    def counted(tasks: Any, workers: int, **how: bool) -> None:
         calls.append(workers)
-        run_all(tasks, workers, *how)
+        run_all(tasks, workers, **how)
 
     monkeypatch.setattr("polyconv.tiling.run_all", counted)
     with_workers(1, "float32", "im2col")
