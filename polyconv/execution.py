@@ -23,7 +23,7 @@ from .arrays import Array, contiguous, new, plain
 from .dtypes import bytes_of
 from .padding import pad
 from .pool import blas_in_one_thread
-from .tiling import Tile, convolve, multiplies, whole
+from .tiling import Tile, Tiles, multiplies, whole
 
 __all__ = ["Road", "road", "road_workspace"]
 
@@ -119,8 +119,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
         y = algorithm.run(x, kernel, seen, xp)
         return y if bias is None else add(y, bias)
 
-    def tile_by_tile(x: Array, kernel: Any, bias: Array | None) -> Array:
-        return convolve(algorithm, x, kernel, bias, p.local, tile, workers, call.dtypes, xp)
+    tile_by_tile = Tiles(algorithm, p.local, tile, workers, call.dtypes, call.x.device, xp)
 
     def sums_of_nothing(x: Array, kernel: Any, bias: Array | None) -> Array:
         y = xp.zeros(p.result_shape, dtype=total, device=call.x.device)

@@ -300,8 +300,10 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
     problem, once, cost = costs.problem, costs.once, costs.of(tile)
     tiles, alone = count(problem, tile), workers == 1
     turns = -(-tiles // workers)
-    # Threads are woken, and wait for Python itself.
-    waiting = 0.0 if alone else pool.SECONDS + (tiles - turns) * cost.calls * target.call_seconds
+    waiting = 0.0
+    if not alone:  # threads are woken, and wait for Python itself, which loops need but to begin
+        python = (tiles - turns) * cost.calls * target.call_seconds
+        waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
     workspace = costs.beside(tile) + max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
     return Candidate(
         costs.algorithm,

@@ -2,25 +2,30 @@
 
 While it works, the BLAS that NumPy calls keeps to one thread in each of the pool's: two pools that each take every
 processor would only wait for one another. The thread that calls works along, so that calls from many threads at once,
-or from one of the pool's own, wait for nobody.
+or from one of the pool's own, wait for nobody. Between compiled loops, which may take less time than a thread takes to
+wake up, threads wait for one another awake (:mod:`polyconv.compiled.waiting`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import Context, copy_context
-from functools import partial
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
-__all__ = ["SECONDS", "blas_in_one_thread", "run_all"]
+from .arrays import threads
+
+__all__ = ["SECONDS", "SECONDS_AWAKE", "blas_in_one_thread", "run_all"]
 
 SECONDS = 5e-5
 """What one call of :func:`run_all` takes beside its tasks: threads are woken and waited for, BLAS held and let go."""
+SECONDS_AWAKE = 3e-5
+"""The same, where threads wait awake."""
 
 
 class _OneThread:
@@ -85,24 +90,44 @@ def blas_in_one_thread() -> Iterator[None]:
 
 
 class _Team:
-    """Threads that wait for work. There are as many as one call has wanted; where all are busy, callers work alone."""
+    """Threads that wait for work. There are as many as one call has wanted; where all are busy, callers work alone.
+
+    Two counters say how often there was work, and how often a thread has ended its own, to whoever waits awake.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._size = 0
-        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], bool]] = SimpleQueue()
+        self._posted, self._ended = ctypes.c_int64(), ctypes.c_int64()
 
-    def grow(self, size: int) -> None:
-        """Have at least so many threads."""
-        if size > self._size:
+    def post(self, job: Callable[[], bool], helpers: int) -> None:
+        """Have a job done by so many threads. It says whether they are to rest awake afterwards."""
+        if helpers > self._size:
             with self._lock:
-                for number in range(self._size, size):
+                for number in range(self._size, helpers):
                     threading.Thread(target=self._serve, name=f"polyconv-{number}", daemon=True).start()
                     self._size = number + 1
+        for _ in range(helpers):
+            self._jobs.put(job)
+        self._posted.value += 1  # no more than a change is looked for, so that one may get lost among several
 
     def _serve(self) -> None:
         while True:
-            self.jobs.get()()
+            if self._jobs.get()():
+                from .compiled import waiting
+
+                known = self._posted.value
+                turns = waiting.TURNS if self._jobs.empty() else 0
+                waiting.rest(ctypes.addressof(self._ended), ctypes.addressof(self._posted), known, turns)
+
+    def wait(self, over: Callable[[], bool]) -> None:
+        """Wait awake until threads have ended what is to be ``over``, or so long that the caller may as well sleep."""
+        from .compiled import waiting
+
+        known = self._ended.value
+        while not over() and waiting.awaited(ctypes.addressof(self._ended), known):
+            known = self._ended.value
 
 
 _team = _Team()
@@ -120,15 +145,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = True) -> None:
+def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = True, loops: bool = False) -> None:
     """Run every task, on ``workers`` threads of which the caller's is one. What a task raises is raised here.
 
-    BLAS is held to one thread where the tasks use it.
+    BLAS is held to one thread where the tasks use it. Where they are compiled ``loops``, and there are processors
+    enough, threads wait for one another awake, for about a quarter of a millisecond: the caller for the last task, and
+    its helpers for what may come next.
     """
     waiting = deque(tasks)
     helpers = min(workers, len(waiting)) - 1
     places = deque(range(helpers))  # not taken yet; what nobody takes, nobody is waited for
     ends: SimpleQueue[BaseException | None] = SimpleQueue()
+    awake, context = loops and workers <= threads(), copy_context()
 
     def work() -> None:
         while True:
@@ -142,23 +170,21 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
                 waiting.clear()  # no use in going on
                 raise
 
-    def help_out(context: Context) -> None:
+    def help_out() -> bool:
         try:
             places.pop()
         except IndexError:
-            return
+            return False
         error: BaseException | None = None
         try:
-            context.run(work)
+            context.copy().run(work)  # where the caller's numpy.errstate, for one, is kept
         except BaseException as raised:
             error = raised
         ends.put(error)
+        return awake
 
     with blas_in_one_thread() if blas else contextlib.nullcontext():
-        _team.grow(helpers)
-        for _ in range(helpers):
-            # Each in a copy of the caller's context, where numpy.errstate for one is kept.
-            _team.jobs.put(partial(help_out, copy_context()))
+        _team.post(help_out, helpers)
         try:
             work()
         finally:
@@ -166,6 +192,8 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
                 with contextlib.suppress(IndexError):
                     places.pop()
                     helpers -= 1
+            if awake and helpers:
+                _team.wait(lambda: ends.qsize() >= helpers)
             errors = [ends.get() for _ in range(helpers)]
     for error in errors:
         if error is not None:

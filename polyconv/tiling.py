@@ -7,21 +7,21 @@ and is the same memory again for every tile; and it never grows beyond a limit, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from .algorithms import Algorithm
-from .arrays import Array, device, new
+from .arrays import Array, new
 from .dtypes import Dtypes
 from .padding import pad
 from .pool import run_all
 from .problem import ConvProblem
 
-__all__ = ["Tile", "convolve", "count", "cut", "multiplies", "part", "whole"]
+__all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "whole"]
 
 
 class Tile(NamedTuple):
@@ -75,7 +75,6 @@ class _Part(NamedTuple):
     margins: tuple[tuple[int, int], ...]
 
 
-@lru_cache(maxsize=256)
 def _parts(p: ConvProblem, tile: Tile, pads: bool) -> tuple[_Part, ...]:
     """The tiles of a problem; where the algorithm ``pads``, their problems have the margins."""
     found = []
@@ -99,42 +98,56 @@ def multiplies(algorithm: Algorithm, p: ConvProblem) -> bool:
     return algorithm.cost(p).matmul_macs > 0
 
 
-def convolve(
-    algorithm: Algorithm,
-    x: Array,
-    kernel: Any,
-    bias: Array | None,
-    p: ConvProblem,
-    tile: Tile,
-    workers: int,
-    dtypes: Dtypes,
-    xp: ModuleType,
-) -> Array:
-    """Run ``algorithm`` tile by tile: ``x`` is ``(N, G, C, *size)``, what comes back ``(N, G, K, *output_size)``.
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """An algorithm to be run tile by tile: ``x`` is ``(N, G, C, *size)``, what comes back ``(N, G, K, *output_size)``.
 
-    Zeros that ``p`` wants around the image are added to each tile, the ``bias``, ``(G, K, 1, ...)``, to its result,
-    and it is cast there to the dtype of the sums and back, as far as the algorithm does not do so by itself: nothing as
-    large as the image is made but what comes back. With several ``workers``, tiles are run on as many threads.
+    Zeros that ``problem`` wants around the image are added to each tile, the ``bias``, ``(G, K, 1, ...)``, to its
+    result, and it is cast there to the dtype of the sums and back, as far as the algorithm does not do so by itself:
+    nothing as large as the image is made but what comes back. With several ``workers``, tiles are run on as many
+    threads.
     """
-    order, (total, result) = p.memory_order, dtypes
-    back = tuple(map(order.index, range(len(order))))
-    y = new(xp.empty, p.result_shape, order, result, device(x), xp)
-    pads, casts = algorithm.pads(p), not algorithm.takes(x.dtype, total)
-    in_place = result == total or (bias is None and algorithm.takes(result, total))
-    write = algorithm.write if in_place else None
 
-    def padded(x: Array, margins: tuple[tuple[int, int], ...]) -> Array:
-        if casts:
-            x = xp.astype(x, total)
-        if pads:
-            return x
-        widths = [(0, 0), (0, 0), (0, 0), *margins]
-        return xp.permute_dims(pad(xp.permute_dims(x, order), [widths[axis] for axis in order], "constant", xp), back)
+    algorithm: Algorithm
+    problem: ConvProblem
+    tile: Tile
+    workers: int
+    dtypes: Dtypes
+    device: Any
+    xp: ModuleType
 
-    def run(one: _Part) -> None:
-        image = padded(x[one.source], one.margins)
-        if write is not None:
-            write(image, kernel, one.problem, xp, y[one.target])
+    @cached_property
+    def _pads(self) -> bool:
+        return self.algorithm.pads(self.problem)
+
+    @cached_property
+    def _parts(self) -> tuple[_Part, ...]:
+        return _parts(self.problem, self.tile, self._pads)
+
+    @cached_property
+    def _in_threads(self) -> Callable[[Iterable[Callable[[], object]]], None]:
+        """What runs tasks, of a tile each."""
+        cost = self.algorithm.cost(self._parts[0].problem)
+        return partial(run_all, workers=self.workers, blas=cost.matmul_macs > 0, loops=cost.loop_slots > 0)
+
+    def __call__(self, x: Array, kernel: Any, bias: Array | None) -> Array:
+        """Convolve an image."""
+        p = self.problem
+        y = new(self.xp.empty, p.result_shape, p.memory_order, self.dtypes.result, self.device, self.xp)
+        tasks = [partial(self._run, x, kernel, bias, y, one) for one in self._parts]
+        if self.workers > 1:
+            self._in_threads(tasks)
+        else:
+            for task in tasks:
+                task()
+        return y
+
+    def _run(self, x: Array, kernel: Any, bias: Array | None, y: Array, one: _Part) -> None:
+        """Convolve one tile."""
+        algorithm, (total, result), xp = self.algorithm, self.dtypes, self.xp
+        image = self._padded(x[one.source], one.margins)
+        if algorithm.write is not None and (result == total or (bias is None and algorithm.takes(result, total))):
+            algorithm.write(image, kernel, one.problem, xp, y[one.target])
             if bias is not None:
                 y[one.target] += bias
             return
@@ -143,10 +156,13 @@ def convolve(
             found += bias
         y[one.target] = found if result == total else xp.astype(found, result)
 
-    parts = _parts(p, tile, pads)
-    if workers > 1:
-        run_all([partial(run, one) for one in parts], workers, multiplies(algorithm, parts[0].problem))
-    else:
-        for one in parts:
-            run(one)
-    return y
+    def _padded(self, x: Array, margins: tuple[tuple[int, int], ...]) -> Array:
+        """One tile's image, as the algorithm takes it."""
+        order, xp = self.problem.memory_order, self.xp
+        if not self.algorithm.takes(x.dtype, self.dtypes.total):
+            x = xp.astype(x, self.dtypes.total)
+        if self._pads:
+            return x
+        back = tuple(map(order.index, range(len(order))))
+        widths = [(0, 0), (0, 0), (0, 0), *margins]
+        return xp.permute_dims(pad(xp.permute_dims(x, order), [widths[axis] for axis in order], "constant", xp), back)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from strategies import cases
 import polyconv as pc
 from polyconv import arrays
 from polyconv.algorithms import direct, fused
+from polyconv.compiled import waiting
 from polyconv.compiled.microkernel import copy, gather, multiply, slide
 from polyconv.execution import road
 from polyconv.planning import make_plan
@@ -71,6 +73,17 @@ def test_the_micro_kernel_keeps_its_definition(dtype: str) -> None:
             at = (arrays.address(a), 7, a_rows, a_taps, arrays.address(b), 3, b_taps, arrays.address(y), 5, y_rows)
             run_multiply(a[0], (0,) * rows, (0,) * vectors, *at, first, number, some, begin, taps)
             np.testing.assert_array_equal(y, expected)
+
+
+def test_threads_wait_awake_for_counters() -> None:
+    """As long as nothing happens, for a while and no longer."""
+    ended, posted = ctypes.c_int64(5), ctypes.c_int64(3)
+    at = (ctypes.addressof(ended), ctypes.addressof(posted))
+    waiting.rest(*at, 3, 10)
+    waiting.rest(*at, 2, 10)  # there is more, but no loop begins
+    assert (ended.value, posted.value) == (7, 3)
+    assert waiting.awaited(at[0], 5)
+    assert not waiting.awaited(at[0], 7)
 
 
 @pytest.mark.parametrize("scalars", [(), (0,)], ids=["vectors", "scalars"])

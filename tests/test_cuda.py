@@ -233,7 +233,7 @@ def test_transforms_of_random_problems(launched: list[on_cpu.Launch]) -> None:
         if case.keywords["padding"] in ("same", "same_upper", "same_lower"):
             keywords["padding"] = canonical["padding"]
         case = dataclasses.replace(case, keywords=keywords, canonical=canonical)
-        m = data.draw(st.sampled_from([2, 3, 4]))
+        m = 2 if len(case.axes) == 3 else data.draw(st.sampled_from([2, 3, 4]))
         fused = pc.Winograd(m, fused=True)
         if math.prod(m + r - 1 if r > 1 else 1 for r, _, _ in case.axes) > 64 or case.pointwise:
             with pytest.raises(ValueError, match=r"nothing to save|at most 64 points"):

@@ -19,6 +19,7 @@ import threadpoolctl
 
 import polyconv as pc
 from polyconv.algorithms import ALGORITHMS
+from polyconv.compiled import waiting
 from polyconv.execution import road
 from polyconv.pool import run_all
 from polyconv.tiling import Tile
@@ -54,11 +55,18 @@ def two_blas_threads() -> Iterator[None]:
     assert left == [2] * len(left)
 
 
+@pytest.fixture(params=[False, True], ids=["asleep", "awake"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether threads wait awake for one another, however few processors there are."""
+    monkeypatch.setattr("polyconv.pool.threads", lambda: 100)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 100])
 @pytest.mark.parametrize("number", [0, 1, 2, 57])
-def test_every_task_runs_once(workers: int, number: int) -> None:
+def test_every_task_runs_once(workers: int, number: int, loops: bool) -> None:
     done: list[int] = []
-    run_all((partial(done.append, i) for i in range(number)), workers)
+    run_all((partial(done.append, i) for i in range(number)), workers, loops=loops)
     assert sorted(done) == [*range(number)]
 
 
@@ -86,7 +94,7 @@ def test_one_worker_is_the_caller() -> None:
 
 @pytest.mark.parametrize("error", [IndexError, ValueError, StopIteration, Stop])
 @pytest.mark.parametrize("by", ["caller", "helper"])
-def test_what_a_task_raises_is_raised_here(error: type[BaseException], by: str) -> None:
+def test_what_a_task_raises_is_raised_here(error: type[BaseException], by: str, loops: bool) -> None:
     """Whichever thread it ran on."""
     caller, met = threading.get_ident(), threading.Barrier(2, timeout=60)
 
@@ -97,7 +105,7 @@ def test_what_a_task_raises_is_raised_here(error: type[BaseException], by: str) 
 
     for _ in range(3):  # and it can be done again
         with pytest.raises(error, match="from the task"):
-            run_all([task, task], 2)
+            run_all([task, task], 2, loops=loops)
         assert blas_threads() == [2] * len(blas_threads())
 
 
@@ -125,27 +133,27 @@ def test_after_an_error_no_task_is_begun(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not begun
 
 
-def test_pools_nest() -> None:
+def test_pools_nest(loops: bool) -> None:
     done: list[tuple[int, ...]] = []
 
     def task(*path: int) -> None:
         if len(path) == 3:
             done.append(path)
         else:
-            run_all((partial(task, *path, i) for i in range(6)), 6)
+            run_all((partial(task, *path, i) for i in range(6)), 6, loops=loops)
 
     task()
     assert sorted(done) == [*np.ndindex(6, 6, 6)]
 
 
-def test_many_threads_share_the_pool() -> None:
+def test_many_threads_share_the_pool(loops: bool) -> None:
     """More callers, each with its helpers, than the pool has threads."""
     done: list[tuple[int, int]] = []
     errors: list[BaseException] = []
 
     def caller(i: int) -> None:
         try:
-            run_all((partial(done.append, (i, j)) for j in range(20)), 8)
+            run_all((partial(done.append, (i, j)) for j in range(20)), 8, loops=loops)
         except BaseException as error:
             errors.append(error)
 
@@ -156,6 +164,23 @@ def test_many_threads_share_the_pool() -> None:
         thread.join(60)
     assert not errors
     assert sorted(done) == [*np.ndindex(30, 20)]
+
+
+@pytest.mark.parametrize(("awake", "processors"), [(True, 2), (False, 2), (True, 1)])
+def test_threads_wait_awake_for_loops_alone(awake: bool, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only where each has a processor. Who rests is there for what comes next, whatever that is."""
+    rested, rest = threading.Event(), waiting.rest
+
+    def spy(*args: int) -> None:
+        rested.set()
+        rest(*args)
+
+    monkeypatch.setattr(waiting, "rest", spy)
+    monkeypatch.setattr("polyconv.pool.threads", lambda: processors)
+    for loops in (awake, False, awake, awake):
+        met = threading.Barrier(2, timeout=60)
+        run_all([met.wait] * 2, 2, loops=loops)  # ends only where two threads run
+    assert rested.wait(60 if awake and processors == 2 else 0) == (awake and processors == 2)
 
 
 def test_blas_keeps_to_one_thread_inside() -> None:
@@ -233,6 +258,7 @@ def test_blas_is_left_to_others_afterwards() -> None:
 _FORK = """
 import os, sys, threading, traceback
 import numpy as np, threadpoolctl, polyconv as pc
+from polyconv.compiled.waiting import announce
 from polyconv.execution import road
 from polyconv.pool import run_all
 from polyconv.tiling import Tile
@@ -243,7 +269,7 @@ def convolve():
     tiled = road(plan.call, plan.chosen.algorithm, Tile(1, 7), 2)
     assert (tiled(x, *tiled.prepare(w, None)) == 18).all()
     met = threading.Barrier(2, timeout=30)
-    run_all([met.wait] * 2, 2)  # ends only where two threads run
+    run_all([met.wait] * 2, 2, loops=True)  # ends only where two threads run
 
 def parent_and_child():
     convolve()
@@ -263,6 +289,7 @@ def parent_and_child():
 def blas_threads():
     return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
 
+announce()  # what numba compiles first makes it bring a BLAS of its own
 before = blas_threads()
 parent_and_child()
 run_all([parent_and_child], 2)  # a fork while the pool is at work
@@ -320,9 +347,9 @@ def test_results_do_not_depend_on_workers(dtype: str, algorithm: str) -> None:
 def test_one_worker_needs_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counted(tasks: Any, workers: int, blas: bool) -> None:
+    def counted(tasks: Any, workers: int, **how: bool) -> None:
         calls.append(workers)
-        run_all(tasks, workers, blas)
+        run_all(tasks, workers, **how)
 
     monkeypatch.setattr("polyconv.tiling.run_all", counted)
     with_workers(1, "float32", "im2col")

@@ -89,7 +89,7 @@ def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int, 
     x, kernel = np.ones((p.batch, 1, 2, *p.size), dtype=np.int8), object()  # whatever an algorithm prepares
     bias = np.arange(3.0).reshape((1, 3) + (1,) * p.ndim)
     dtypes = Dtypes(np.dtype(np.float64), np.dtype(np.float32))
-    y = tiling.convolve(count_ones, x, kernel, bias, p, tile, workers, dtypes, np)
+    y = tiling.Tiles(count_ones, p, tile, workers, dtypes, "cpu", np)(x, kernel, bias)
     assert y.dtype == np.float32
     assert (y == 1 + bias).all()
     if tile == tiling.whole(p):

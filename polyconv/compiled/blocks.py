@@ -9,6 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from .microkernel import multiply
+from .waiting import announce
 
 __all__ = ["kernel_panels", "winograd"]
 
@@ -65,6 +66,7 @@ def winograd(
     ``w`` is ``(points, groups, panels, channels, width)``; ``image``, ``(points, together, channels)``, ``products``,
     ``(points, together, filters)``, and ``scratch``, ``(points, lanes)``, are workspace.
     """
+    announce()
     axes, each = len(there), len(x_blocks)
     blocks = images * each
     panels = -(-filters // width)

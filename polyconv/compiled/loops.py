@@ -10,6 +10,7 @@ from __future__ import annotations
 from numba import njit
 
 from .microkernel import copy, gather, multiply, slide
+from .waiting import announce
 
 __all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions"]
 
@@ -26,6 +27,7 @@ def over_filters(
     has, and how far apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
     ``w_panel`` elements each, of whose taps ``w_taps`` are taken.
     """
+    announce()
     taps, strip = x_taps.size, x_starts.size
     images, x_image, y_image, positions, x_strip, y_strip = strips
     for image in range(images):
@@ -60,6 +62,7 @@ def over_lines(
     ``w_lines``. ``along`` has one for every run of outputs that see the same taps of a line: where it lies in ``x`` and
     ``y``, how many outputs there are, where its taps lie in ``w``, and how many those are.
     """
+    announce()
     number, x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
     for image in range(number):
@@ -101,6 +104,7 @@ def over_positions(
     ``x_rows`` and ``y_rows`` say where each row of ``extent`` outputs begins, ``y_filters`` where each filter's do;
     ``w`` is ``(groups, panels of filters, taps, rows of a block)``.
     """
+    announce()
     filters, taps = y_filters.size, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     for image in range(images):
@@ -128,6 +132,7 @@ def over_panels(
     ``x_rows`` says where each row of ``extent`` outputs begins, which follow each other in the image, as all outputs
     do in the result; ``w`` is as in :func:`over_positions`.
     """
+    announce()
     filters, positions, taps = y_filters.size, x_rows.size * extent, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     for image in range(images):
@@ -156,6 +161,7 @@ def over_panels(
 @njit(nogil=True, cache=True)
 def interleave(element, x, x_strides, y, y_strides, shape):
     """Copy ``(N, G, C, *size)`` to where another axis, channels or the last of space, is innermost in memory."""
+    announce()
     channels, last = shape[2], shape[-1]
     x_channel, x_pixel, y_channel, y_pixel = x_strides[2], x_strides[-1], y_strides[2], y_strides[-1]
     rows = 1
