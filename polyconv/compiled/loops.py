@@ -11,7 +11,7 @@ from numba import njit
 
 from .microkernel import copy, gather, multiply, slide
 
-__all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions"]
+__all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
 
 
 @njit(nogil=True, cache=True)
@@ -38,9 +38,9 @@ def over_filters(
                     for t in range(0, taps, depth):
                         for p in range(0, number, len(rows)):
                             multiply(
-                                element, rows, vectors, x, x_base + group * x_group, x_starts, x_taps, w, panel, w_taps,
-                                y, y_base + group * filters + k, y_starts,
-                                p, min(len(rows), number - p), min(width, filters - k), t, min(t + depth, taps),
+                                element, rows, vectors, (0,), x, x_base + group * x_group, x_starts, x_taps, w, panel,
+                                w_taps, y, y_base + group * filters + k, y_starts,
+                                p, min(len(rows), number - p), min(width, filters - k), t, min(t + depth, taps), t > 0,
                             )  # fmt: skip
                     panel += w_panel
 
@@ -112,9 +112,9 @@ def over_positions(
                     for t in range(0, taps, depth):
                         for k in range(0, filters, len(rows)):
                             multiply(
-                                element, rows, vectors, w, group * w_group + k * (taps - 1), 1, len(rows),
+                                element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                                 x, x_base + j, x_taps, y, y_base + j, y_filters,
-                                k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps),
+                                k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0,
                             )  # fmt: skip
 
 
@@ -147,9 +147,39 @@ def over_panels(
                         done += run
                     for k in range(0, filters, len(rows)):
                         multiply(
-                            element, rows, vectors, w, group * w_group + k * (taps - 1), 1, len(rows),
+                            element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                             panel, -t * width, width, y, image * y_image + group * y_group + p, y_filters,
-                            k, min(len(rows), filters - k), number, t, end,
+                            k, min(len(rows), filters - k), number, t, end, t > 0,
+                        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def sums_over_positions(
+    element, rows, vectors, scalars, x, dy, dw, x_rows, dw_rows, x_steps, dy_steps, stretches, groups, strips, extent, width,
+):  # fmt: skip
+    """Add to ``dw`` the products of pixels and of the gradients of the outputs that see them, of all positions.
+
+    Vectors hold filters or, without ``scalars``, channels that have one filter each; ``extent`` is how many there are.
+    ``stretches`` has a row for every stretch of positions: where it begins in ``x`` and ``dy``, and how many it has, of
+    which ``x_steps`` and ``dy_steps`` say where they lie. ``strips`` is how many channels there are, how many are taken
+    through all stretches at a time, and how far apart they are in ``x`` and ``dw``; ``x_rows`` and ``dw_rows`` say where
+    every tap of every channel of a strip lies, in the window of the first output and in ``dw``. ``groups`` is how many
+    there are, and how far apart in ``x``, ``dy`` and ``dw``.
+    """
+    number, x_group, dy_group, dw_group = groups
+    channels, strip, x_channel, dw_channel = strips
+    for group in range(number):
+        for c in range(0, channels, strip):
+            x_strip, dw_strip = group * x_group + c * x_channel, group * dw_group + c * dw_channel
+            for stretch in range(stretches.shape[0]):
+                x_base = x_strip + stretches[stretch, 0]
+                dy_base = group * dy_group + stretches[stretch, 1]
+                for k in range(0, extent, width):
+                    for m in range(0, x_rows.size, len(rows)):
+                        multiply(
+                            element, rows, vectors, scalars, x, x_base if len(scalars) else x_base + k, x_rows, x_steps,
+                            dy, dy_base + k, dy_steps, dw, dw_strip + k, dw_rows,
+                            m, min(len(rows), x_rows.size - m), min(width, extent - k), 0, stretches[stretch, 2], True,
                         )  # fmt: skip
 
 
