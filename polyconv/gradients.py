@@ -13,7 +13,7 @@ from typing import Any
 from . import dtypes, layouts
 from .arguments import Call, Demands, TransposedCall
 from .arrays import Array, describe, in_chunks, plain
-from .convolution import convolve, per_block
+from .convolution import Planner, per_block
 from .kernel_gradient import kernel_sums
 from .padding import pad, unpad
 from .spread import Axis
@@ -70,10 +70,7 @@ def transposed(
     spelled = {"layout": call.kernel_layout, "outer": outer, "space": layouts.spatial_letters(layout)}
     kernel = per_block(w, partial(_kernel, **spelled, groups=groups, flip=call.flip_kernel, xp=xp))
 
-    def convolution(x: Array, w: Array, bias: Array | None, **keywords: Any) -> Array:
-        return convolve(x, w, bias, demands, dtype=dtype, **keywords)
-
-    return _as_it_was(transpose(x, kernel, bias, axes, groups, layout, convolution), call.layout)
+    return _as_it_was(transpose(x, kernel, bias, axes, groups, layout, Planner(demands, dtype)), call.layout)
 
 
 def input_grad(dy: Array, w: Array, call: Call, demands: Demands, dtype: Any) -> Array:

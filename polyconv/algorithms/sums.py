@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..arrays import Array, address, aligned, every, memory, offsets
 from ..padding import pad
@@ -61,16 +61,19 @@ def _regions(p: ConvProblem) -> int:
     return math.prod(map(len, runs(p)))
 
 
-class _Region(NamedTuple):
-    """Outputs that see the same taps, of some channels: where they begin in image, gradient and sums, and the tables.
+class _Tables(NamedTuple):
+    """What the loop is told beside the arrays, see :func:`polyconv.compiled.loops.sums_over_positions`."""
 
-    Those are what :func:`polyconv.compiled.loops.sums_over_positions` is told beside the arrays.
-    """
-
-    x: int
-    dy: int
-    dw: int
-    tables: tuple[Any, ...]
+    x_rows: Array
+    dw_rows: Array
+    x_steps: Array
+    dy_steps: Array
+    stretches: Array
+    regions: Array
+    groups: tuple[int, int, int, int]
+    x_channel: int
+    dw_channel: int
+    extent: int
 
 
 def _stretches(axes: Sequence[tuple[int, int, int]], xp: ModuleType) -> tuple[Array, Array, Array]:
@@ -97,24 +100,21 @@ def _stretches(axes: Sequence[tuple[int, int, int]], xp: ModuleType) -> tuple[Ar
 
 
 @lru_cache(maxsize=64)
-def _all_regions(
-    p: ConvProblem, x_strides: tuple[int, ...], dy_strides: tuple[int, ...], xp: ModuleType
-) -> tuple[_Region, ...]:
-    """The regions of a problem, but those whose outputs see nothing of the image."""
+def _tables(p: ConvProblem, x_strides: tuple[int, ...], dy_strides: tuple[int, ...], xp: ModuleType) -> _Tables:
     extent, strip = _extent(p), _strip(p)
     x_image, x_group, x_channel, *x_space = x_strides
     dy_image, dy_group, _, *dy_space = dy_strides
     dw_channel = p.taps * extent
     dw_space = [math.prod(p.kernel[axis + 1 :]) * extent for axis in range(p.ndim)]
+    x_steps = [stride * step for stride, step in zip(p.stride, x_space, strict=True)]
     x_taps = [d * step for d, step in zip(p.dilation, x_space, strict=True)]
-    groups = (1, 0, 0, 0) if _own(p) else (p.groups, x_group, dy_group, p.channels * dw_channel)
     rest = p.channels % strip
-    found = []
+    found: list[tuple[Array, ...]] = []
+    regions, lengths = [], [0, 0, 0]
     for some in product(*runs(p)):
-        if not all(run.taps for run in some):
+        if not all(run.taps for run in some):  # nothing is seen of the image
             continue
         outputs = [run.outputs for run in some]
-        x_steps = [stride * step for stride, step in zip(p.stride, x_space, strict=True)]
         stretches = _stretches([(p.batch, x_image, dy_image), *zip(outputs, x_steps, dy_space, strict=True)], xp)
         x = sum(run.start * step for run, step in zip(some, x_space, strict=True))
         dy = sum(run.first * step for run, step in zip(some, dy_space, strict=True))
@@ -122,18 +122,29 @@ def _all_regions(
         for first, channels, each in ((0, p.channels - rest, strip), (p.channels - rest, rest, rest)):
             if not channels:
                 continue
-            # The rows of a block are best neighbours in the image.
             rows = [(every(each, x_channel), every(each, dw_channel))]
             taps = [(every(run.taps, a), every(run.taps, b)) for run, a, b in zip(some, x_taps, dw_space, strict=True)]
+            # The rows of a block are best neighbours in the image.
             rows = [*taps, *rows] if x_channel < x_space[-1] else [*rows, *taps]
-            x_rows, dw_rows = (offsets(axes, xp) for axes in zip(*rows, strict=True))
-            strips = (channels, each, x_channel, dw_channel)
-            found.append(
-                _Region(
-                    x + first * x_channel, dy, dw + first * dw_channel, (x_rows, dw_rows, *stretches, groups, strips)
-                )
-            )
-    return tuple(found)
+            tables = (*(offsets(axes, xp) for axes in zip(*rows, strict=True)), *stretches)
+            ends = [n + tables[table].shape[0] for n, table in zip(lengths, (0, 2, 4), strict=True)]
+            places = [x + first * x_channel, dy, dw + first * dw_channel, channels, each]
+            regions.append([*places, *(n for pair in zip(lengths, ends, strict=True) for n in pair)])
+            lengths = ends
+            found.append(tables)
+    x_rows, dw_rows, x_offsets, dy_offsets, all_stretches = map(xp.concat, zip(*found, strict=True))
+    return _Tables(
+        x_rows,
+        dw_rows,
+        x_offsets,
+        dy_offsets,
+        all_stretches,
+        xp.asarray(regions, dtype=xp.int64),
+        (1, 0, 0, 0) if _own(p) else (p.groups, x_group, dy_group, p.channels * dw_channel),
+        x_channel,
+        dw_channel,
+        extent,
+    )
 
 
 def sums(x: Array, dy: Array, p: ConvProblem, xp: ModuleType) -> Array:
@@ -151,12 +162,10 @@ def sums(x: Array, dy: Array, p: ConvProblem, xp: ModuleType) -> Array:
     (rows, vectors), _ = _blocked(p, microkernel.REGISTERS, lanes)
     dw = aligned((1 if _own(p) else p.groups, p.channels, *p.kernel, extent), p.dtype)
     dw[...] = 0
-    at, of, to = map(address, (pixels, gradient, dw))
-    for region in _all_regions(p, x_strides, dy_strides, xp):
+    if any(all(run.taps for run in some) for some in product(*runs(p))):
         loops.sums_over_positions(
             dw[(0,) * dw.ndim], (0,) * rows, (0,) * vectors, () if _own(p) else (0,),
-            at + region.x * p.itemsize, of + region.dy * p.itemsize, to + region.dw * p.itemsize,
-            *region.tables, extent, vectors * lanes,
+            *map(address, (pixels, gradient, dw)), *_tables(p, x_strides, dy_strides, xp), vectors * lanes,
         )  # fmt: skip
     last, rest = dw.ndim - 1, range(1, dw.ndim - 1)
     return xp.permute_dims(dw, (last, 0, *rest) if _own(p) else (0, last, *rest))

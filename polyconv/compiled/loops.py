@@ -155,32 +155,39 @@ def over_panels(
 
 @njit(nogil=True, cache=True)
 def sums_over_positions(
-    element, rows, vectors, scalars, x, dy, dw, x_rows, dw_rows, x_steps, dy_steps, stretches, groups, strips, extent, width,
+    element, rows, vectors, scalars, x, dy, dw, x_rows, dw_rows, x_steps, dy_steps, stretches, regions, groups, x_channel,
+    dw_channel, extent, width,
 ):  # fmt: skip
     """Add to ``dw`` the products of pixels and of the gradients of the outputs that see them, of all positions.
 
     Vectors hold filters or, without ``scalars``, channels that have one filter each; ``extent`` is how many there are.
-    ``stretches`` has a row for every stretch of positions: where it begins in ``x`` and ``dy``, and how many it has, of
-    which ``x_steps`` and ``dy_steps`` say where they lie. ``strips`` is how many channels there are, how many are taken
-    through all stretches at a time, and how far apart they are in ``x`` and ``dw``; ``x_rows`` and ``dw_rows`` say where
-    every tap of every channel of a strip lies, in the window of the first output and in ``dw``. ``groups`` is how many
-    there are, and how far apart in ``x``, ``dy`` and ``dw``.
+    ``regions`` has a row for outputs that see the same taps, of some channels: where they begin in ``x``, ``dy`` and
+    ``dw``, how many channels there are and how many are taken through all positions at a time; then the first and last
+    of its own among the entries of the tables, which are one after another. ``stretches`` has a row for every stretch
+    of positions: where it begins in ``x`` and ``dy``, and how many it has, of which ``x_steps`` and ``dy_steps`` say
+    where they lie. ``x_rows`` and ``dw_rows`` say where every tap of every channel lies, in the window of the first
+    output and in ``dw``. ``groups`` is how many there are, and how far apart in ``x``, ``dy`` and ``dw``.
     """
     number, x_group, dy_group, dw_group = groups
-    channels, strip, x_channel, dw_channel = strips
-    for group in range(number):
-        for c in range(0, channels, strip):
-            x_strip, dw_strip = group * x_group + c * x_channel, group * dw_group + c * dw_channel
-            for stretch in range(stretches.shape[0]):
-                x_base = x_strip + stretches[stretch, 0]
-                dy_base = group * dy_group + stretches[stretch, 1]
-                for k in range(0, extent, width):
-                    for m in range(0, x_rows.size, len(rows)):
-                        multiply(
-                            element, rows, vectors, scalars, x, x_base if len(scalars) else x_base + k, x_rows, x_steps,
-                            dy, dy_base + k, dy_steps, dw, dw_strip + k, dw_rows,
-                            m, min(len(rows), x_rows.size - m), min(width, extent - k), 0, stretches[stretch, 2], True,
-                        )  # fmt: skip
+    for region in range(regions.shape[0]):
+        x_first, dy_first, dw_first, channels, strip, row, last_row, step, last_step, begin, end = regions[region]
+        x_high, dw_high = x_rows[row:last_row], dw_rows[row:last_row]
+        x_long, dy_long = x_steps[step:last_step], dy_steps[step:last_step]
+        for group in range(number):
+            for c in range(0, channels, strip):
+                for stretch in range(begin, end):
+                    x_base = x_first + group * x_group + c * x_channel + stretches[stretch, 0]
+                    dy_base = dy_first + group * dy_group + stretches[stretch, 1]
+                    dw_base = dw_first + group * dw_group + c * dw_channel
+                    for k in range(0, extent, width):
+                        x_place = x_base if len(scalars) else x_base + k
+                        for m in range(0, x_high.size, len(rows)):
+                            multiply(
+                                element, rows, vectors, scalars, x, x_place, x_high, x_long,
+                                dy, dy_base + k, dy_long, dw, dw_base + k, dw_high,
+                                m, min(len(rows), x_high.size - m), min(width, extent - k),
+                                0, stretches[stretch, 2], True,
+                            )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
