@@ -21,6 +21,7 @@ from .arrays import Array, ArraySpec, contiguous, describe, device, in_chunks, w
 from .convolution import Planner, per_block
 from .layouts import channels_last, spatial_letters
 from .padding import pad
+from .planning import Plan
 from .spread import Axis, Phase
 
 __all__ = ["transpose"]
@@ -86,7 +87,7 @@ class _Part(NamedTuple):
     """A phase of every axis, and the plan of it; None where no tap meets it."""
 
     phases: tuple[Phase, ...]
-    plan: Any
+    plan: Plan | None
 
 
 def _keywords(axes: Sequence[Axis], groups: int, layout: str) -> dict[str, Any]:
@@ -120,21 +121,24 @@ def _apart(
 
     parts = []
     for phases in product(*(axis.phases for axis in axes)):
-        alone = [phase.axis for phase in phases]
-        parts.append(_Part(phases, planned(alone) if all(axis.taps for axis in alone) else None))
-    together, alone = planned(axes), [part.plan for part in parts if part.plan is not None]
-    # Either way results are copied to their places: as many channels together as belong to a phase of a group, or all.
+        own = [phase.axis for phase in phases]
+        parts.append(_Part(phases, planned(own) if all(axis.taps for axis in own) else None))
+    alone = [part.plan for part in parts if part.plan is not None]
+    return tuple(parts) if alone and _quicker(alone, planned(axes), layout) else None
+
+
+def _quicker(alone: Sequence[Plan], together: Plan, layout: str) -> bool:
+    """Whether phases are convolved and put in their places in less time alone than ``together``."""
     p = together.call.problem
-    number = p.output_elements
-    each = p.filters // math.prod(axis.stride for axis in axes)
-    runs = [number // each, number // (each * groups)] if channels_last(layout) else [number, number]
-    both = zip(([together], alone), runs, strict=True)
-    ways = [
-        sum(plan.chosen.seconds for plan in plans)
-        + together.target.seconds(Cost(traffic=2 * number * p.itemsize, runs=runs, calls=0, workspace=0), p.dtype, True)
-        for plans, runs in both
-    ]
-    return tuple(parts) if alone and ways[1] < ways[0] else None
+    of_each = alone[0].call.problem.filters
+    # What lies together of a phase: the channels of a group or, where it is alone, of all groups.
+    lengths = (of_each * p.groups, of_each) if channels_last(layout) else (1, 1)
+    copies = (
+        Cost(traffic=2 * p.output_elements * p.itemsize, runs=p.output_elements // length, calls=0, workspace=0)
+        for length in lengths
+    )
+    apart, at_once = (together.target.seconds(cost, p.dtype, alone=True) for cost in copies)
+    return sum(plan.chosen.seconds for plan in alone) + apart < together.chosen.seconds + at_once
 
 
 def _phase_by_phase(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases
 
 import polyconv as pc
+from polyconv import transposed
 
 RNG = np.random.default_rng(0)
 
@@ -149,6 +151,29 @@ def test_gradients_as_pytorch_has_them(keywords: dict[str, Any]) -> None:
     np.testing.assert_allclose(
         pc.conv_weight_grad(x, dy, w.shape, **keywords), grad.conv2d_weight(tx, w.shape, tdy, **keywords), atol=1e-10
     )
+
+
+# -- phases --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(calls(), st.booleans())
+def test_phases_apart_are_those_at_once(call: dict[str, Any], last: bool) -> None:
+    """Exactly, with taps between which there are zeros and with phases that no tap meets."""
+    said, x, w = call["said"], integers(*call["x"]), integers(*call["w"])
+    bias = integers(said["groups"] * w.shape[1])
+    if last:
+        letters = "TDHW"[-(x.ndim - 2) :]
+        x, w = np.moveaxis(x, 1, -1), np.moveaxis(w, (0, 1), (-1, -2))
+        said = {**said, "layout": f"N{letters}C"}
+    found = []
+    for apart in (False, True):
+        transposed._apart.cache_clear()
+        with mock.patch.object(transposed, "_quicker", return_value=apart):
+            found += [pc.conv_transpose(x, w, bias, **said), pc.conv_transpose(x, w, **said)]
+    transposed._apart.cache_clear()
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
 
 
 # -- names, defaults, errors ---------------------------------------------------------------------------------
