@@ -122,7 +122,10 @@ def _apart(
     parts = []
     for phases in product(*(axis.phases for axis in axes)):
         own = [phase.axis for phase in phases]
-        parts.append(_Part(phases, planned(own) if all(axis.taps for axis in own) else None))
+        try:
+            parts.append(_Part(phases, planned(own) if all(axis.taps for axis in own) else None))
+        except ValueError:  # the algorithm that was asked for takes no such phase, and may take all of them
+            return None
     alone = [part.plan for part in parts if part.plan is not None]
     return tuple(parts) if alone and _quicker(alone, planned(axes), layout) else None
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ..arrays import Array, address, aligned, every, memory, offsets
 from ..padding import pad
 from ..problem import ConvProblem
-from ..rounding import direct
+from ..rounding import roundoff, summed
 from .base import Cost
 from .blocking import REGISTERS, SOME, VECTOR_BYTES, Block, block
 from .edges import runs
@@ -188,5 +188,5 @@ def cost(p: ConvProblem) -> Cost:
         calls=30,
         # Planning does not see strides, which may ask for copies.
         workspace=(2 * p.kernel_elements + padded + of_x + of_dy) * p.itemsize,
-        error=direct(p),
+        error=roundoff(p.dtype) * summed(positions, 0.1),
     )

@@ -78,6 +78,9 @@ class _Vectors:
             name = f"llvm.masked.store.{self.suffix}.p0"
             self._call(name, ir.VoidType(), vector, place, _INT(self.align), mask)
 
+    def add(self, a: Any, b: Any) -> Any:
+        return self.builder.fadd(a, b) if self.floating else self.builder.add(a, b)
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         if self.floating:
             return self._call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
@@ -139,14 +142,8 @@ def multiply(
 
         def block(masks: list[Any]) -> None:
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
-            with builder.if_else(more) as (older, new):
-                with new:
-                    for place in chain.from_iterable(sums):
-                        builder.store(v.zero, place)
-                with older:
-                    for row, start in zip(sums, y_start, strict=True):
-                        for place, vector in zip(row, vectors_of(y, start, masks), strict=True):
-                            builder.store(vector, place)
+            for place in chain.from_iterable(sums):
+                builder.store(v.zero, place)
             with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
                 a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
                 right = vectors_of(b, b_start, masks)
@@ -158,6 +155,11 @@ def multiply(
                         left = vectors_of(a, there, masks)
                     for place, one, other in zip(row, left, right, strict=True):
                         builder.store(v.multiply_add(one, other, builder.load(place)), place)
+            # What was there comes last: of many terms, few are added to a large sum, and so less is lost to rounding.
+            with builder.if_then(more):
+                for row, start in zip(sums, y_start, strict=True):
+                    for place, vector in zip(row, vectors_of(y, start, masks), strict=True):
+                        builder.store(v.add(builder.load(place), vector), place)
             for want, row, start in zip(wanted, sums, y_start, strict=True):
                 with builder.if_then(want, likely=True):
                     for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
