@@ -88,15 +88,16 @@ def _stretches(axes: Sequence[tuple[int, int, int]], xp: ModuleType) -> tuple[Ar
         lengths.insert(0, -(-extent // parts))
         left = left // extent if parts == 1 else 0
     steps = [offsets(tuple(every(n, axis[i]) for n, axis in zip(lengths, axes, strict=True)), xp) for i in (1, 2)]
-    rows = [
-        (
-            sum(at * x for at, (_, x, _) in zip(begin, axes, strict=True)),
-            sum(at * dy for at, (_, _, dy) in zip(begin, axes, strict=True)),
-            math.prod(min(n, extent - at) for at, n, (extent, *_) in zip(begin, lengths, axes, strict=True)),
-        )
-        for begin in product(*(range(0, extent, n) for n, (extent, *_) in zip(lengths, axes, strict=True)))
+    begins = [range(0, extent, n) for n, (extent, *_) in zip(lengths, axes, strict=True)]
+    firsts = [
+        offsets(tuple([at * axis[i] for at in begin] for begin, axis in zip(begins, axes, strict=True)), xp)
+        for i in (1, 2)
     ]
-    return (*steps, xp.asarray(rows, dtype=xp.int64))
+    number = xp.ones(1, dtype=xp.int64)
+    for begin, n, (extent, *_) in zip(begins, lengths, axes, strict=True):
+        some = xp.asarray([min(n, extent - at) for at in begin], dtype=xp.int64)
+        number = xp.reshape(number[:, None] * some, (-1,))
+    return (*steps, xp.stack([*firsts, number], axis=1))
 
 
 @lru_cache(maxsize=64)
@@ -177,6 +178,7 @@ def cost(p: ConvProblem) -> Cost:
     _, cycles = _blocked(p, REGISTERS, lanes)
     positions, parts = p.batch * p.positions, _regions(p) - 1 - p.batch * p.positions // -_STRETCH
     padded = p.image_elements if _regions(p) > _REGIONS else 0
+    tables = 48 * parts + 16 * _regions(p) * (_strip(p) * p.taps + 2 * _STRETCH)
     # What has no channels innermost is copied, and the image may be for its margins.
     of_x, of_dy = p.image_elements * _own(p), p.output_elements
     turned = 0 if p.channels_last else of_x + of_dy
@@ -187,6 +189,6 @@ def cost(p: ConvProblem) -> Cost:
         runs=turned,
         calls=30,
         # Planning does not see strides, which may ask for copies.
-        workspace=(2 * p.kernel_elements + padded + of_x + of_dy) * p.itemsize,
+        workspace=(2 * p.kernel_elements + padded + of_x + of_dy) * p.itemsize + tables,
         error=roundoff(p.dtype) * summed(positions, 0.1),
     )
