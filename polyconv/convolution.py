@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .arguments import Call, Demands, read
@@ -12,7 +13,7 @@ from .planning import Plan, make_plan
 if TYPE_CHECKING:
     from .chunked import ChunkedPlan
 
-__all__ = ["convolve", "per_block", "planned"]
+__all__ = ["Planner", "per_block", "planned"]
 
 
 def planned(x: Any, w: Any, call: Call, demands: Demands) -> Plan | ChunkedPlan:
@@ -24,9 +25,16 @@ def planned(x: Any, w: Any, call: Call, demands: Demands) -> Plan | ChunkedPlan:
     return make_plan(call, demands)
 
 
-def convolve(x: Array, w: Array, bias: Array | None, demands: Demands, **meaning: Any) -> Array:
-    """Convolve; ``meaning`` are the keywords of :func:`polyconv.arguments.read`."""
-    return planned(x, w, read(x, w, **meaning), demands).run(x, w, bias)
+@dataclass(frozen=True)
+class Planner:
+    """Plans what is asked for by keywords of :func:`polyconv.arguments.read`, under the caller's demands."""
+
+    demands: Demands
+    dtype: Any
+
+    def __call__(self, x: Any, w: Any, **meaning: Any) -> Plan | ChunkedPlan:
+        """The plan of a convolution of ``x`` with ``w``."""
+        return planned(x, w, read(x, w, dtype=self.dtype, **meaning), self.demands)
 
 
 def per_block(a: Array, function: Callable[[Any], Array], along: tuple[int, ...] | None = None) -> Array:

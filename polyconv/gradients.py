@@ -1,21 +1,21 @@
 """Both gradients of a convolution, which are convolutions themselves, planned like any other.
 
-With respect to the image it is the transposed convolution of the result's gradient; with respect to the kernel,
-the image convolved with the result's gradient, channels standing for the batch, and stride and dilation having changed
-places.
+With respect to the image it is the transposed convolution of the result's gradient; for that with respect to the
+kernel see :mod:`polyconv.kernel_gradient`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from . import dtypes, layouts
 from .arguments import Call, Demands, TransposedCall
-from .arrays import Array, describe, in_chunks
-from .convolution import convolve, per_block
+from .arrays import Array, describe, in_chunks, plain
+from .convolution import Planner, per_block
+from .kernel_gradient import kernel_sums
 from .padding import pad, unpad
-from .problem import ConvProblem
 from .spread import Axis
 from .transposed import transpose
 
@@ -70,10 +70,7 @@ def transposed(
     spelled = {"layout": call.kernel_layout, "outer": outer, "space": layouts.spatial_letters(layout)}
     kernel = per_block(w, partial(_kernel, **spelled, groups=groups, flip=call.flip_kernel, xp=xp))
 
-    def convolution(x: Array, w: Array, bias: Array | None, **keywords: Any) -> Array:
-        return convolve(x, w, bias, demands, dtype=dtype, **keywords)
-
-    return _as_it_was(transpose(x, kernel, bias, axes, groups, layout, convolution), call.layout)
+    return _as_it_was(transpose(x, kernel, bias, axes, groups, layout, Planner(demands, dtype)), call.layout)
 
 
 def input_grad(dy: Array, w: Array, call: Call, demands: Demands, dtype: Any) -> Array:
@@ -95,43 +92,23 @@ def input_grad(dy: Array, w: Array, call: Call, demands: Demands, dtype: Any) ->
 
 def weight_grad(x: Array, dy: Array, call: Call, demands: Demands, dtype: Any) -> Array:
     """The gradient with respect to the kernel of ``call``, of ``dy`` with respect to its result."""
+    chosen = dtypes.choose(x.dtype, dy.dtype, dtype, call.x.xp, call.x.device)
     if in_chunks(x) or in_chunks(dy):
         from . import chunked
 
-        chosen = dtypes.choose(x.dtype, dy.dtype, dtype, call.x.xp, call.x.device)
         return chunked.weight_grad(chunked.like(x, dy), chunked.like(dy, x), call, demands, chosen.result)
-    p, xp = call.problem, describe(x, "x").xp
+    p, xp = replace(call.problem, dtype=dtypes.name(chosen.total)), describe(x, "x").xp
     if p.padding_mode != "constant":
         x, p = pad(x, call.pad_widths, p.padding_mode, xp), p.padded
-    x, layout = _full(x, call.layout)
-    dy, _ = _full(dy, call.layout)
-    letters = layouts.spatial_letters(layout)
-    inside, margins = zip(*(_seen(p, axis) for axis in range(p.ndim)), strict=True)
-    cuts = dict(zip(letters, inside, strict=True))
-    x = x[tuple(cuts.get(letter, slice(None)) for letter in layout)]
-    swapped = layout.translate(str.maketrans("NC", "CN"))
-    if p.groups > 1:  # the groups of channels go with the batch
-        x = xp.permute_dims(x, tuple(layout.index(letter) for letter in "NC" + letters))
-        x = xp.reshape(x, (p.batch, p.groups, p.channels, *x.shape[2:]))
-        x = xp.reshape(xp.permute_dims(x, (2, 1, 0, *range(3, x.ndim))), (p.channels, p.groups * p.batch, *x.shape[3:]))
-        swapped = "NC" + letters
-    dw = convolve(
-        x, dy, None, demands, stride=p.dilation, dilation=p.stride, padding=margins, groups=p.groups, layout=swapped,
-        kernel_layout=layout.translate(str.maketrans("NC", "IO")), dtype=dtype,
-    )  # fmt: skip
-    # Of the image's channels for a batch, and filters for channels.
+    x, layout = _full(plain(x), call.layout)
+    dy, _ = _full(plain(dy), call.layout)
+    dw = kernel_sums(x, dy, layout, p, demands, dtype)
+    spelled = "OI" + layouts.spatial_letters(layout)
     if call.flip_kernel:
-        dw = xp.flip(dw, axis=tuple(swapped.index(letter) for letter in letters))
+        dw = xp.flip(dw, axis=tuple(range(2, dw.ndim)))
     if "C" not in call.layout:
-        dw = dw[tuple(0 if letter in "NC" else slice(None) for letter in swapped)]
-        swapped = "".join(letter for letter in swapped if letter not in "NC")
-    spelled = swapped.translate(str.maketrans("NC", "IO"))
-    return xp.permute_dims(dw, tuple(spelled.index(letter) for letter in call.kernel_layout))
-
-
-def _seen(p: ConvProblem, axis: int) -> tuple[slice, tuple[int, int]]:
-    """The pixels along an axis that any output sees, and the zeros around them: neither more, nor fewer."""
-    return p.window(axis, 0, p.output_size[axis])
+        dw, spelled = dw[0, 0, ...], spelled[2:]
+    return xp.permute_dims(dw, tuple(map(spelled.index, call.kernel_layout)))
 
 
 def bias_grad(dy: Array, layout: str) -> Array:

@@ -7,9 +7,11 @@ would cost; the cheapest that keeps to the caller's demands stands. A plan can b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
 
 from . import pool, rounding, wisdom
 from .algorithms import ALGORITHMS, Algorithm, Cost
@@ -22,7 +24,7 @@ from .problem import ConvProblem
 from .target import Target
 from .tiling import Tile, count, cut, multiplies, part, whole
 
-__all__ = ["Candidate", "Plan", "candidates", "make_plan"]
+__all__ = ["Candidate", "Plan", "Way", "candidates", "kernel_gradient", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -388,3 +390,40 @@ def make_plan(call: Call, demands: Demands) -> Plan:
         chosen.name,
         road(call, chosen.algorithm, chosen.tile, chosen.workers, chosen.workspace),
     )
+
+
+# -- the kernel's gradient -----------------------------------------------------------------------------------
+
+
+class Way(NamedTuple):
+    """An algorithm's own way to the kernel's gradient: what runs, and its predicted time.
+
+    ``workers`` threads take parts of an axis, the number ``axis`` of batch, groups and channels, which is ``shared``.
+    """
+
+    run: Callable[[Array, Array, ConvProblem, ModuleType], Array]
+    seconds: float
+    workers: int
+    axis: int
+    shared: int
+
+
+def kernel_gradient(p: ConvProblem, target: Target, demands: Demands) -> Way | None:
+    """The quickest way to the kernel's gradient that an algorithm has beside the convolution that it is, or None."""
+    asked = ALGORITHMS if demands.algorithm is None else (demands.algorithm,)
+    rows = [one for row in asked for one in (row.variants(p.padded, target) if row.variants and p.macs else (row,))]
+    shared, many = (p.batch, p.groups, p.channels), target.workers
+    # Sums over images apiece have to be added up, which should be little beside the images themselves.
+    least = (many if p.kernel_elements <= p.image_elements + p.output_elements else p.batch + 1, many, many)
+    axis = next((axis for axis in range(3) if shared[axis] >= least[axis]), 0)
+    ways = []
+    for row in rows:
+        if not p.macs or row.kernel_grad is None or row.kernel_grad_cost is None or row.reject(p.padded, target):
+            continue
+        cost = row.kernel_grad_cost(p)
+        for workers in {1, min(many, shared[axis])}:
+            if cost.workspace + (workers - 1) * p.kernel_elements * p.itemsize <= _limit(demands):
+                waiting = 0.0 if workers == 1 else pool.SECONDS_AWAKE
+                seconds = target.seconds(cost, p.dtype, alone=workers == 1) / workers + waiting
+                ways.append(Way(row.kernel_grad, seconds, workers, axis, shared[axis]))
+    return min(ways, key=lambda way: way.seconds, default=None)

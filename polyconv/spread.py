@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .problem import clipped
 
-__all__ = ["Axis"]
+__all__ = ["Axis", "Phase"]
+
+
+class Phase(NamedTuple):
+    """Outputs that are ``stride`` apart: the taps that they meet, where they stand, and the axis that they make."""
+
+    taps: slice
+    outputs: slice
+    axis: Axis
 
 
 @dataclass(frozen=True)
@@ -54,3 +64,19 @@ class Axis:
         """The pixels that these see, and how many zeros they see before and behind."""
         begin = self.first - (self.each - 1) * self.apart
         return clipped(begin, self.first + self.places, self.size)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of which any output is wanted: axes without a stride, and without taps where none is met."""
+        common = math.gcd(self.stride, self.dilation)
+        between, found = self.stride // common, []
+        for begin in range(min(self.stride, self.outputs)):
+            place, remainder = divmod(self.low + begin, self.stride)
+            # Every so many taps one falls on a place of this remainder, or none does.
+            tap = next((tap for tap in range(between) if tap * self.dilation % self.stride == remainder), self.taps)
+            taps = slice(min(tap, self.taps), self.taps, between)
+            low = place - tap * self.dilation // self.stride
+            outputs = -(-(self.outputs - begin) // self.stride)
+            axis = Axis(self.size, len(range(self.taps)[taps]), 1, self.dilation // common, low, outputs)
+            found.append(Phase(taps, slice(begin, None, self.stride), axis))
+        return tuple(found)

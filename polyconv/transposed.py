@@ -4,20 +4,25 @@ Strides spread the copies apart. Outputs whose places leave the same remainder w
 same taps: they are a phase, and a phase is an ordinary convolution, without stride, of the image with some of the taps.
 So all phases are filters of one convolution, whose results are interleaved (Shi et al., "Real-time single image and
 video super-resolution using an efficient sub-pixel convolutional neural network", CVPR 2016): nothing is multiplied by
-the zeros that the textbook puts between pixels, and any algorithm will do.
+the zeros that the textbook puts between pixels, and any algorithm will do. Or each is convolved by itself, with its own
+taps and no more, where that promises to be the quicker.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import product
+from typing import Any, NamedTuple
 
-from .arrays import Array, contiguous, describe, in_chunks
-from .convolution import per_block
-from .layouts import spatial_letters
+from .algorithms import Cost
+from .arrays import Array, ArraySpec, contiguous, describe, device, in_chunks, written_in_place
+from .convolution import Planner, per_block
+from .layouts import channels_last, spatial_letters
 from .padding import pad
-from .spread import Axis
+from .planning import Plan
+from .spread import Axis, Phase
 
 __all__ = ["transpose"]
 
@@ -62,31 +67,117 @@ def transpose(
     x: Array,
     w: Array,
     bias: Array | None,
-    axes: Sequence[Axis],
+    axes: tuple[Axis, ...],
     groups: int,
     layout: str,
-    convolve: Callable[..., Array],
+    plan: Planner,
 ) -> Array:
     """The transposed convolution of ``x``, in a ``layout`` with batch and channels, with ``w`` ``(G, I, O, *kernel)``.
 
-    ``convolve(x, w, bias, **keywords)`` does the work, of ``x`` and a kernel whose output channels come first.
+    ``plan(x, w, **keywords)`` plans the work, of ``x`` and a kernel whose output channels come first.
     """
+    if math.prod(axis.stride for axis in axes) > 1 and not in_chunks(x) and not in_chunks(w) and written_in_place(x):
+        parts = _apart(describe(x, "x"), describe(w, "w"), axes, groups, layout, plan)
+        if parts is not None:
+            return _phase_by_phase(x, w, bias, axes, layout, parts)
+    return _at_once(x, w, bias, axes, groups, layout, plan)
+
+
+class _Part(NamedTuple):
+    """A phase of every axis, and the plan of it; None where no tap meets it."""
+
+    phases: tuple[Phase, ...]
+    plan: Plan | None
+
+
+def _keywords(axes: Sequence[Axis], groups: int, layout: str) -> dict[str, Any]:
+    return {
+        "padding": tuple(axis.reads[1] for axis in axes),
+        "dilation": tuple(axis.apart for axis in axes),
+        "groups": groups,
+        "layout": layout,
+        "kernel_layout": "OI" + spatial_letters(layout),
+    }
+
+
+def _inside(axes: Sequence[Axis], layout: str) -> tuple[slice, ...]:
+    """What of the image is read."""
+    read = {letter: axis.reads[0] for letter, axis in zip(spatial_letters(layout), axes, strict=True)}
+    return tuple(read.get(letter, slice(None)) for letter in layout)
+
+
+@lru_cache(maxsize=256)
+def _apart(
+    x: ArraySpec, w: ArraySpec, axes: tuple[Axis, ...], groups: int, layout: str, plan: Planner
+) -> tuple[_Part, ...] | None:
+    """The phases one by one, if that promises to be quicker than all of them at once."""
+
+    def planned(axes: Sequence[Axis]) -> Any:
+        read = zip(x.shape, _inside(axes, layout), strict=True)
+        image = x._replace(shape=tuple(len(range(n)[inside]) for n, inside in read))
+        filters = groups * math.prod(axis.stride for axis in axes) * w.shape[2]
+        kernel = w._replace(shape=(filters, w.shape[1], *(axis.each for axis in axes)))
+        return plan(image, kernel, described=True, **_keywords(axes, groups, layout))
+
+    parts = []
+    for phases in product(*(axis.phases for axis in axes)):
+        own = [phase.axis for phase in phases]
+        try:
+            parts.append(_Part(phases, planned(own) if all(axis.taps for axis in own) else None))
+        except ValueError:  # the algorithm that was asked for takes no such phase, and may take all of them
+            return None
+    alone = [part.plan for part in parts if part.plan is not None]
+    return tuple(parts) if alone and _quicker(alone, planned(axes), layout) else None
+
+
+def _quicker(alone: Sequence[Plan], together: Plan, layout: str) -> bool:
+    """Whether phases are convolved and put in their places in less time alone than ``together``."""
+    p = together.call.problem
+    of_each = alone[0].call.problem.filters
+    # What lies together of a phase: the channels of a group or, where it is alone, of all groups.
+    lengths = (of_each * p.groups, of_each) if channels_last(layout) else (1, 1)
+    copies = (
+        Cost(traffic=2 * p.output_elements * p.itemsize, runs=p.output_elements // length, calls=0, workspace=0)
+        for length in lengths
+    )
+    apart, at_once = (together.target.seconds(cost, p.dtype, alone=True) for cost in copies)
+    return sum(plan.chosen.seconds for plan in alone) + apart < together.chosen.seconds + at_once
+
+
+def _phase_by_phase(
+    x: Array, w: Array, bias: Array | None, axes: Sequence[Axis], layout: str, parts: Sequence[_Part]
+) -> Array:
+    """Every phase convolved with its own taps, and put in its place."""
+    xp, letters = describe(x, "x").xp, spatial_letters(layout)
+    extents = dict(zip(layout, x.shape, strict=True)) | {"C": w.shape[0] * w.shape[2]}
+    extents |= {letter: axis.outputs for letter, axis in zip(letters, axes, strict=True)}
+    result = next(part.plan.call.dtypes.result for part in parts if part.plan is not None)
+    y = xp.empty(tuple(extents[letter] for letter in layout), dtype=result, device=device(x))
+    for phases, plan in parts:
+        alone = [phase.axis for phase in phases]
+        places = {letter: phase.outputs for letter, phase in zip(letters, phases, strict=True)}
+        target = tuple(places.get(letter, slice(None)) for letter in layout)
+        if plan is not None:
+            some = w[(slice(None), slice(None), slice(None), *(phase.taps for phase in phases))]
+            y[target] = plan.run(x[_inside(alone, layout)], _phases(some, alone), bias)
+        elif bias is None:
+            y[target] = 0
+        else:
+            y[target] = xp.reshape(bias, tuple(-1 if letter == "C" else 1 for letter in layout))
+    return y
+
+
+def _at_once(
+    x: Array, w: Array, bias: Array | None, axes: Sequence[Axis], groups: int, layout: str, plan: Planner
+) -> Array:
+    """All phases as filters of one convolution, whose results are interleaved."""
     letters = spatial_letters(layout)
     strides = tuple(axis.stride for axis in axes)
     every = math.prod(strides)
-    inside = tuple(axes[letters.index(letter)].reads[0] if letter in letters else slice(None) for letter in layout)
     if every > 1 and bias is not None:
         bias = per_block(bias, partial(_for_each_phase, groups=groups, every=every))
-    y = convolve(
-        x[inside],
-        per_block(w, partial(_phases, axes=tuple(axes))),
-        bias,
-        padding=tuple(axis.reads[1] for axis in axes),
-        dilation=tuple(axis.apart for axis in axes),
-        groups=groups,
-        layout=layout,
-        kernel_layout="OI" + letters,
-    )
+    image, kernel = x[_inside(axes, layout)], per_block(w, partial(_phases, axes=tuple(axes)))
+    y = plan(image, kernel, **_keywords(axes, groups, layout)).run(image, kernel, bias)
     if every == 1:
         return y
     y = per_block(y, partial(_interleaved, layout=layout, groups=groups, strides=strides), along=(layout.index("C"),))

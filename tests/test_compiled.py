@@ -8,6 +8,8 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,10 +17,10 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
-from strategies import cases
+from strategies import Case, cases
 
 import polyconv as pc
-from polyconv import arrays
+from polyconv import arrays, kernel_gradient, planning, pool
 from polyconv.algorithms import direct, fused
 from polyconv.compiled import waiting
 from polyconv.compiled.microkernel import copy, gather, multiply, slide
@@ -30,8 +32,8 @@ DTYPES = ("float32", "float64", "int32", "int64", "uint64")
 
 
 @njit
-def run_multiply(element, rows, vectors, *operands):
-    multiply(element, rows, vectors, *operands)
+def run_multiply(element, rows, vectors, scalars, *operands):
+    multiply(element, rows, vectors, scalars, *operands)
 
 
 @njit
@@ -53,25 +55,28 @@ def numbers(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
     return rng.integers(0, 9, size).astype(dtype)  # sums of them are exact in every dtype
 
 
+@pytest.mark.parametrize("scalars", [(), (0,)], ids=["vectors", "scalars"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_micro_kernel_keeps_its_definition(dtype: str) -> None:
+def test_the_micro_kernel_keeps_its_definition(dtype: str, scalars: tuple[int, ...]) -> None:
     """Whole blocks and parts of blocks, from zero and on top of what is there; nothing else is written."""
     rng = np.random.default_rng(0)
     lanes = 64 // np.dtype(dtype).itemsize
     for rows, vectors in ((1, 1), (3, 2), (6, 1)):
         wide = vectors * lanes
-        for number, some, begin in product(range(1, rows + 1), (1, wide - 1, wide, wide + 3), (0, 2)):
+        for number, some, begin, more in product(
+            range(1, rows + 1), (1, wide - 1, wide, wide + 3), (0, 2), (False, True)
+        ):
             taps, first = 5, 1
             a, b, y = numbers(rng, 900, dtype), numbers(rng, 900, dtype), numbers(rng, 900, dtype)
             a_rows, y_rows = (rng.permutation(8)[:7] * step for step in (11, 90))
             a_taps, b_taps = (rng.integers(0, 300, taps) for _ in range(2))
             expected = y.copy()
             for m, i in product(range(number), range(min(some, wide))):
-                left, right = 7 + a_rows[first + m] + a_taps[begin:], 3 + b_taps[begin:] + i
+                left, right = 7 + a_rows[first + m] + a_taps[begin:] + (0 if scalars else i), 3 + b_taps[begin:] + i
                 place = 5 + y_rows[first + m] + i
-                expected[place] = (a[left] * b[right]).sum() + (y[place] if begin else 0)
+                expected[place] = (a[left] * b[right]).sum() + (y[place] if more else 0)
             at = (arrays.address(a), 7, a_rows, a_taps, arrays.address(b), 3, b_taps, arrays.address(y), 5, y_rows)
-            run_multiply(a[0], (0,) * rows, (0,) * vectors, *at, first, number, some, begin, taps)
+            run_multiply(a[0], (0,) * rows, (0,) * vectors, scalars, *at, first, number, some, begin, taps, more)
             np.testing.assert_array_equal(y, expected)
 
 
@@ -109,6 +114,30 @@ def test_the_sliding_kernel_keeps_its_definition(scalars: tuple[int, ...], dtype
         np.testing.assert_array_equal(y, expected)
 
 
+@settings(max_examples=150, deadline=None)
+@given(cases(dtypes=("int64",), max_terms=600))
+def test_the_kernels_gradient_as_sums_is_that_by_convolution(case: Case) -> None:
+    """Exactly, whatever lies where in memory, and whichever thread takes which part."""
+    y = pc.conv(case.x, case.w, **case.keywords)
+    dy = np.random.default_rng(0).integers(-9, 10, y.shape)
+    expected = pc.conv_weight_grad(case.x, dy, case.w.shape, algorithm="im2col", **case.keywords)
+    ways = []
+
+    def quickest(*args: Any) -> planning.Way | None:
+        way = planning.kernel_gradient(*args)
+        ways.append(way)
+        return way and way._replace(seconds=0.0)
+
+    for workers in (1, 2):
+        kernel_gradient._choice.cache_clear()
+        with mock.patch.object(kernel_gradient, "kernel_gradient", quickest), mock.patch.object(pool, "SECONDS", -9.0):
+            found = pc.conv_weight_grad(case.x, dy, case.w.shape, workers=workers, **case.keywords)
+        np.testing.assert_array_equal(found, expected)
+    kernel_gradient._choice.cache_clear()
+    if y.size and case.w.size:
+        assert [way.workers for way in ways] in ([1, 1], [1, 2])
+
+
 def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
     rng = np.random.default_rng(0)
     a, b = numbers(rng, 900, "float32"), numbers(rng, 900, "float32")
@@ -117,7 +146,7 @@ def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
         y = np.zeros(400, dtype="float32")
         a_rows, a_taps, b_taps, y_rows = tables
         at = (arrays.address(a), 0, a_rows, a_taps, arrays.address(b), 0, b_taps, arrays.address(y), 0, y_rows)
-        run_multiply(a[0], (0,) * 4, (0,) * 2, *at, 1, 3, 20, 0, 6)
+        run_multiply(a[0], (0,) * 4, (0,) * 2, (0,), *at, 1, 3, 20, 0, 6, False)
         found.append(y)
     np.testing.assert_array_equal(*found)
     assert found[0].any()

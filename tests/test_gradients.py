@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases
 
 import polyconv as pc
+from polyconv import transposed
 
 RNG = np.random.default_rng(0)
 
@@ -73,6 +75,9 @@ def test_gradients_by_named_algorithms(algorithm: str) -> None:
     expected = pc.conv_vjp(x, w, dy, padding=1, algorithm="tensordot")
     dx = pc.conv_input_grad(dy, w, x.shape, padding=1, algorithm=algorithm)
     np.testing.assert_allclose(dx, expected[0], rtol=0, atol=1e-10)
+    strided = {"padding": 1, "stride": 2}  # of whose phases not every algorithm takes all
+    dx = [pc.conv_input_grad(dy[:, :, :9, :9], w, x.shape, **strided, algorithm=a) for a in (algorithm, "tensordot")]
+    np.testing.assert_allclose(*dx, rtol=0, atol=1e-10)
     if algorithm != "winograd":  # whose kernels may not be as large as an image
         dw = pc.conv_weight_grad(x, dy, w.shape, padding=1, algorithm=algorithm)
         np.testing.assert_allclose(dw, expected[1], rtol=0, atol=1e-9)
@@ -149,6 +154,51 @@ def test_gradients_as_pytorch_has_them(keywords: dict[str, Any]) -> None:
     np.testing.assert_allclose(
         pc.conv_weight_grad(x, dy, w.shape, **keywords), grad.conv2d_weight(tx, w.shape, tdy, **keywords), atol=1e-10
     )
+
+
+# -- phases --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(calls(), st.booleans())
+def test_phases_apart_are_those_at_once(call: dict[str, Any], last: bool) -> None:
+    """Exactly, with taps between which there are zeros and with phases that no tap meets."""
+    said, x, w = call["said"], integers(*call["x"]), integers(*call["w"])
+    bias = integers(said["groups"] * w.shape[1])
+    if last:
+        letters = "TDHW"[-(x.ndim - 2) :]
+        x, w = np.moveaxis(x, 1, -1), np.moveaxis(w, (0, 1), (-1, -2))
+        said = {**said, "layout": f"N{letters}C"}
+    found = []
+    for apart in (False, True):
+        transposed._apart.cache_clear()
+        with mock.patch.object(transposed, "_quicker", return_value=apart):
+            found += [pc.conv_transpose(x, w, bias, **said), pc.conv_transpose(x, w, **said)]
+    transposed._apart.cache_clear()
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
+
+
+# -- rounding ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 150, 150, 3), (2, 128, 128, 32)])
+@pytest.mark.parametrize("groups", [1, 0], ids=["dense", "depthwise"])
+def test_long_sums_lose_no_more_than_a_matrix_product(shape: tuple[int, ...], groups: int) -> None:
+    """The kernel's gradient sums over all positions of all images, a hundred thousand terms and more."""
+    groups = groups or shape[-1]
+    x = RNG.standard_normal(shape, dtype="float32")
+    kernel = (3, 3, shape[-1] // groups, 16 if groups == 1 else groups)
+    said: dict[str, Any] = {"layout": "NHWC", "groups": groups, "padding": 1}
+    dy = RNG.standard_normal((*shape[:3], kernel[-1]), dtype="float32")
+    exact = pc.conv_weight_grad(x.astype("float64"), dy.astype("float64"), kernel, **said)
+
+    def off(dw: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((dw - exact) ** 2) / np.mean(exact**2)))
+
+    product = off(pc.conv_weight_grad(x, dy, kernel, **said, algorithm="im2col"))
+    for algorithm in ("auto", "direct"):
+        assert off(pc.conv_weight_grad(x, dy, kernel, **said, algorithm=algorithm)) < 2 * product
 
 
 # -- names, defaults, errors ---------------------------------------------------------------------------------

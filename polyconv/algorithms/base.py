@@ -103,6 +103,12 @@ class Algorithm:
         ``prepare_cost(problem) -> Cost`` of that.
     detail
         What tells this algorithm from others of its name: the size of its tile, say.
+    kernel_grad
+        ``kernel_grad(x, dy, problem, xp) -> dw``: the gradient with respect to the kernel, where the method has a way
+        of its own to it, compiled, and not the convolution that it is. ``dy``, ``(N, G, K, *output_size)``, is that
+        with respect to the result, ``dw`` is ``(G, K, C, *kernel)``, and ``x`` comes without the zeros around it.
+    kernel_grad_cost
+        ``kernel_grad_cost(problem) -> Cost`` of that.
     variants
         ``variants(problem, target) -> algorithms`` of this name among which planning chooses there; None where this is
         the only one.
@@ -118,6 +124,8 @@ class Algorithm:
     write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
     absorbs: Callable[[ConvProblem], bool] | None = None
     casts: Callable[[str], bool] | None = None
+    kernel_grad: Callable[[Array, Array, ConvProblem, ModuleType], Array] | None = None
+    kernel_grad_cost: Callable[[ConvProblem], Cost] | None = None
     variants: Callable[[ConvProblem, Target], tuple[Algorithm, ...]] | None = None
 
     def takes(self, dtype: Any, total: Any) -> bool:

@@ -19,52 +19,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..arrays import Array, address, aligned, every, memory, new, offsets
 from ..problem import ConvProblem
 from ..rounding import direct
-from . import sliding
+from . import sliding, sums
 from .base import Algorithm, Cost
+from .blocking import ENDLESS, REGISTERS, SOME, TALL, VECTOR_BYTES, Block, block
 from .edges import runs
 from .strips import STRIPS
 
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["DEPTH", "DIRECT", "ENDLESS", "REGISTERS", "VECTOR_BYTES", "block"]
+__all__ = ["DEPTH", "DIRECT"]
 
 DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
 _NEAR = 256  # positions at a time, whose windows stay in cache
 _EDGES, _REGIONS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 _MANY = 16  # filters that are worth a panel
-_SOME, _TALL = 9, 14  # rows of a block: where each needs an address of its own, and at most
-ENDLESS = 840  # rows or vectors, where there are so many that the last block does not matter
-REGISTERS, VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
-
-
-class _Block(NamedTuple):
-    """What the micro-kernel holds in registers: ``rows`` by ``vectors``."""
-
-    rows: int
-    vectors: int
-
-
-@lru_cache
-def block(rows: int, vectors: int, across: int, each: int, registers: int, highest: int) -> tuple[_Block, float]:
-    """The best block for a result of ``rows`` by ``vectors``, and the cycles that one tap of all of it takes.
-
-    In a cycle a processor multiplies two vectors and loads two. For each vector of a block ``across`` loads are done
-    (two where it lies across lines of the cache), and for each row ``each``, or for each vector of each row where that
-    is two; they are not quite hidden. Rows that lie anywhere in memory need a register each for their addresses, of
-    which there are enough for ``highest``. A product takes four cycles until another can be added to it.
-    """
-    best, least = _Block(1, 1), float("inf")
-    for wide in range(1, registers):
-        for high in range(1, registers):
-            if high * wide + wide + 1 > registers or high > (highest if wide > 1 else _TALL):
-                break
-            loads = across * wide + (high if each == 1 else each * high * wide)
-            number = -(-rows // high) * -(-vectors // wide)
-            cycles = number * (max(high * wide / 2, loads / 2 + 0.5, 4.0) + loads / 8)
-            if cycles < least:
-                best, least = _Block(high, wide), cycles
-    return best, least
 
 
 def _depth(p: ConvProblem) -> int:
@@ -85,17 +54,17 @@ def over(p: ConvProblem) -> str:
     return "positions" if p.output_size[-1] >= 16 and p.filters < _MANY else "panels"
 
 
-def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[_Block, float]:
+def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     positions, kind = p.batch * p.positions, over(p)
     if kind == "filters":
-        found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, _SOME)
+        found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, SOME)
         cycles *= positions / ENDLESS * p.groups
     elif kind == "positions":
-        found, cycles = block(p.filters, -(-p.output_size[-1] // lanes), 2, 1, registers, _TALL)
+        found, cycles = block(p.filters, -(-p.output_size[-1] // lanes), 2, 1, registers, TALL)
         cycles *= positions // p.output_size[-1] * p.groups
     else:
-        found, cycles = block(p.filters, ENDLESS, 1, 1, registers, _TALL)
+        found, cycles = block(p.filters, ENDLESS, 1, 1, registers, TALL)
         row = p.output_size[-1]
         # A panel holds positions of one image, and each row of it, however short, is copied in vectors of ten cycles.
         copied = p.positions // row * -(-row // lanes)
@@ -110,7 +79,7 @@ class Packed(NamedTuple):
     """
 
     w: Array
-    block: _Block
+    block: Block
     width: int
 
 
@@ -308,7 +277,10 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
     return None
 
 
-_LOOPS = Algorithm("direct", _run, _cost, _reject, _prepare, _prepare_cost, write=_write, absorbs=_absorbs)
+_LOOPS = Algorithm(
+    name="direct", run=_run, cost=_cost, reject=_reject, prepare=_prepare, prepare_cost=_prepare_cost, write=_write,
+    absorbs=_absorbs, kernel_grad=sums.sums, kernel_grad_cost=sums.cost,
+)  # fmt: skip
 
 
 def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:

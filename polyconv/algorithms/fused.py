@@ -18,7 +18,8 @@ from ..arrays import Array, address, aligned, every, memory, new, offsets, padde
 from ..padding import pad
 from ..problem import ConvProblem
 from .base import Cost
-from .direct import DEPTH, ENDLESS, REGISTERS, VECTOR_BYTES, block
+from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, block
+from .direct import DEPTH
 
 __all__ = ["Panels", "cost", "kept", "prepare", "write"]
 

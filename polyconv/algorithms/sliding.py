@@ -95,10 +95,12 @@ def prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Lines:
     planes = xp.reshape(w, (p.groups, p.taps))
     if over_channels(p):
         own = aligned((-(-p.groups // lanes), p.taps, lanes), w.dtype)
-        own[-1, ...] = 0
-        for panel in range(own.shape[0]):
-            some = planes[panel * lanes : (panel + 1) * lanes, :]
-            own[panel, :, : some.shape[0]] = some.T
+        whole, rest = divmod(p.groups, lanes)
+        some = xp.reshape(planes[: whole * lanes, :], (whole, lanes, p.taps))
+        own[:whole, ...] = xp.permute_dims(some, (0, 2, 1))
+        if rest:
+            own[whole, :, :rest] = planes[whole * lanes :, :].T
+            own[whole, :, rest:] = 0
     else:
         own = aligned(planes.shape, w.dtype)
         own[...] = planes

@@ -37,9 +37,9 @@ def kernel_panels(
                     step, to, height, length, matrix, lines = there[axis]
                     for line in range(lines):
                         multiply(
-                            element, inputs, vectors, g, matrix, length, 1,
+                            element, inputs, vectors, (0,), g, matrix, length, 1,
                             source, place + w_lines[axis, line], step, target, end + panel_lines[axis, line], to,
-                            0, height, min(width, filters - k), 0, length,
+                            0, height, min(width, filters - k), 0, length, False,
                         )  # fmt: skip
                     source, place = scratch, 0
 
@@ -82,9 +82,9 @@ def winograd(
                         step, to, height, length, matrix, lines = there[axis]
                         for line in range(lines):
                             multiply(
-                                element, inputs, wide, bt, matrix, length, 1,
+                                element, inputs, wide, (0,), bt, matrix, length, 1,
                                 source, place + x_lines[axis, line], step, target, end + image_lines[axis, line], to,
-                                0, height, min(lanes, channels - c), 0, length,
+                                0, height, min(lanes, channels - c), 0, length, False,
                             )  # fmt: skip
                         source, place = scratch, 0
             for point in range(points):
@@ -93,10 +93,10 @@ def winograd(
                     for c in range(0, channels, depth):
                         for block in range(0, number, len(rows)):
                             multiply(
-                                element, rows, vectors, image, point * together * channels, channels, 1,
+                                element, rows, vectors, (0,), image, point * together * channels, channels, 1,
                                 w, place, width, products, point * together * filters + k, filters,
                                 block, min(len(rows), number - block), min(width, filters - k),
-                                c, min(c + depth, channels),
+                                c, min(c + depth, channels), c > 0,
                             )  # fmt: skip
             for block in range(number):
                 one, which = divmod(begin + block, each)
@@ -117,9 +117,9 @@ def winograd(
                                     wanted = wanted and last[line, other] < inside[which, other]
                             if wanted:
                                 multiply(
-                                    element, outputs, wide, at, matrix, length, 1,
+                                    element, outputs, wide, (0,), at, matrix, length, 1,
                                     source, place + product_lines[axis, line], step,
                                     target, end + y_lines[axis, line], to,
-                                    0, height, min(lanes, filters - k), 0, length,
+                                    0, height, min(lanes, filters - k), 0, length, False,
                                 )  # fmt: skip
                         source, place = scratch, 0

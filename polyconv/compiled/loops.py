@@ -12,7 +12,7 @@ from numba import njit
 from .microkernel import copy, gather, multiply, slide
 from .waiting import announce
 
-__all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions"]
+__all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
 
 
 @njit(nogil=True, cache=True)
@@ -40,9 +40,9 @@ def over_filters(
                     for t in range(0, taps, depth):
                         for p in range(0, number, len(rows)):
                             multiply(
-                                element, rows, vectors, x, x_base + group * x_group, x_starts, x_taps, w, panel, w_taps,
-                                y, y_base + group * filters + k, y_starts,
-                                p, min(len(rows), number - p), min(width, filters - k), t, min(t + depth, taps),
+                                element, rows, vectors, (0,), x, x_base + group * x_group, x_starts, x_taps, w, panel,
+                                w_taps, y, y_base + group * filters + k, y_starts,
+                                p, min(len(rows), number - p), min(width, filters - k), t, min(t + depth, taps), t > 0,
                             )  # fmt: skip
                     panel += w_panel
 
@@ -116,9 +116,9 @@ def over_positions(
                     for t in range(0, taps, depth):
                         for k in range(0, filters, len(rows)):
                             multiply(
-                                element, rows, vectors, w, group * w_group + k * (taps - 1), 1, len(rows),
+                                element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                                 x, x_base + j, x_taps, y, y_base + j, y_filters,
-                                k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps),
+                                k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0,
                             )  # fmt: skip
 
 
@@ -152,10 +152,48 @@ def over_panels(
                         done += run
                     for k in range(0, filters, len(rows)):
                         multiply(
-                            element, rows, vectors, w, group * w_group + k * (taps - 1), 1, len(rows),
+                            element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                             panel, -t * width, width, y, image * y_image + group * y_group + p, y_filters,
-                            k, min(len(rows), filters - k), number, t, end,
+                            k, min(len(rows), filters - k), number, t, end, t > 0,
                         )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def sums_over_positions(
+    element, rows, vectors, scalars, x, dy, dw, x_rows, dw_rows, x_steps, dy_steps, stretches, regions, groups, x_channel,
+    dw_channel, extent, width,
+):  # fmt: skip
+    """Add to ``dw`` the products of pixels and of the gradients of the outputs that see them, of all positions.
+
+    Vectors hold filters or, without ``scalars``, channels that have one filter each; ``extent`` is how many there are.
+    ``regions`` has a row for outputs that see the same taps, of some channels: where they begin in ``x``, ``dy`` and
+    ``dw``, how many channels there are and how many are taken through all positions at a time; then the first and last
+    of its own among the entries of the tables, which are one after another. ``stretches`` has a row for every stretch
+    of positions: where it begins in ``x`` and ``dy``, and how many it has, of which ``x_steps`` and ``dy_steps`` say
+    where they lie. ``x_rows`` and ``dw_rows`` say where every tap of every channel lies, in the window of the first
+    output and in ``dw``. ``groups`` is how many there are, and how far apart in ``x``, ``dy`` and ``dw``.
+    """
+    announce()
+    number, x_group, dy_group, dw_group = groups
+    for region in range(regions.shape[0]):
+        x_first, dy_first, dw_first, channels, strip, row, last_row, step, last_step, begin, end = regions[region]
+        x_high, dw_high = x_rows[row:last_row], dw_rows[row:last_row]
+        x_long, dy_long = x_steps[step:last_step], dy_steps[step:last_step]
+        for group in range(number):
+            for c in range(0, channels, strip):
+                for stretch in range(begin, end):
+                    x_base = x_first + group * x_group + c * x_channel + stretches[stretch, 0]
+                    dy_base = dy_first + group * dy_group + stretches[stretch, 1]
+                    dw_base = dw_first + group * dw_group + c * dw_channel
+                    for k in range(0, extent, width):
+                        x_place = x_base if len(scalars) else x_base + k
+                        for m in range(0, x_high.size, len(rows)):
+                            multiply(
+                                element, rows, vectors, scalars, x, x_place, x_high, x_long,
+                                dy, dy_base + k, dy_long, dw, dw_base + k, dw_high,
+                                m, min(len(rows), x_high.size - m), min(width, extent - k),
+                                0, stretches[stretch, 2], True,
+                            )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)

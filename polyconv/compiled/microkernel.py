@@ -78,6 +78,9 @@ class _Vectors:
             name = f"llvm.masked.store.{self.suffix}.p0"
             self._call(name, ir.VoidType(), vector, place, _INT(self.align), mask)
 
+    def add(self, a: Any, b: Any) -> Any:
+        return self.builder.fadd(a, b) if self.floating else self.builder.add(a, b)
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         if self.floating:
             return self._call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
@@ -86,8 +89,8 @@ class _Vectors:
 
 @intrinsic
 def multiply(
-    context, element, rows, vectors, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes,
-    begin, end,
+    context, element, rows, vectors, scalars, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first,
+    number, lanes, begin, end, more,
 ):  # fmt: skip
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
@@ -95,7 +98,8 @@ def multiply(
 
         y[y_base + y_rows[first + m] + i] = sum a[a_base + a_rows[first + m] + a_taps[t]] * b[b_base + b_taps[t] + i]
 
-    or, unless ``begin`` is zero, that much more than it was. ``a``, ``b`` and ``y`` are addresses, of numbers of one
+    or, where there is ``more``, that much more than it was. Without ``scalars``, ``a`` has vectors as
+    well, and ``+ i`` stands there too. ``a``, ``b`` and ``y`` are addresses, of numbers of one
     type, that of ``element``, whose value is nothing; they are integers, so that no code is compiled twice for arrays
     that differ in how many axes they have and whether they can be written to. ``rows`` and ``vectors`` are tuples whose lengths alone
     matter: how many rows and vectors a block has at most. The
@@ -117,9 +121,10 @@ def multiply(
                 index, context.cast(builder, args[which], signature.args[which], types.int64)
             )
 
-        a_base, b_base, base, first, number, lanes, begin, end = (args[i] for i in (4, 8, 11, 13, 14, 15, 16, 17))
-        a, b, y = map(data, (3, 7, 10))
-        a_rows, a_steps, b_steps, y_rows = map(table, (5, 6, 9, 12))
+        a_base, b_base, base, first, number, lanes, begin, end = (args[i] for i in (5, 9, 12, 14, 15, 16, 17, 18))
+        a, b, y = map(data, (4, 8, 11))
+        a_rows, a_steps, b_steps, y_rows = map(table, (6, 7, 10, 13))
+        more = context.cast(builder, args[19], signature.args[19], types.boolean)
 
         def vectors_of(array: Any, offset: Any, masks: list[Any]) -> list[Any]:
             return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
@@ -131,27 +136,30 @@ def multiply(
         # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
         which = [builder.add(first, builder.select(want, _INDEX(m), _INDEX(0))) for m, want in enumerate(wanted)]
         y_start = [builder.add(base, y_rows(index)) for index in which]
-        if not isinstance(signature.args[5], types.Array):  # evenly spaced, and there for all
+        if not isinstance(signature.args[6], types.Array):  # evenly spaced, and there for all
             which = [builder.add(first, _INDEX(m)) for m in range(len(rows))]
         a_start = [builder.add(a_base, a_rows(index)) for index in which]
 
         def block(masks: list[Any]) -> None:
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
-            with builder.if_else(builder.icmp_signed("==", begin, _INDEX(0)), likely=True) as (new, more):
-                with new:
-                    for place in chain.from_iterable(sums):
-                        builder.store(v.zero, place)
-                with more:
-                    for row, start in zip(sums, y_start, strict=True):
-                        for place, vector in zip(row, vectors_of(y, start, masks), strict=True):
-                            builder.store(vector, place)
+            for place in chain.from_iterable(sums):
+                builder.store(v.zero, place)
             with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
                 a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
                 right = vectors_of(b, b_start, masks)
                 for row, start in zip(sums, a_start, strict=True):
-                    left = v.splat(builder.load(builder.gep(a, [builder.add(start, a_step)])))
-                    for place, other in zip(row, right, strict=True):
-                        builder.store(v.multiply_add(left, other, builder.load(place)), place)
+                    there = builder.add(start, a_step)
+                    if len(scalars):
+                        left = [v.splat(builder.load(builder.gep(a, [there])))] * len(masks)
+                    else:
+                        left = vectors_of(a, there, masks)
+                    for place, one, other in zip(row, left, right, strict=True):
+                        builder.store(v.multiply_add(one, other, builder.load(place)), place)
+            # What was there comes last: of many terms, few are added to a large sum, and so less is lost to rounding.
+            with builder.if_then(more):
+                for row, start in zip(sums, y_start, strict=True):
+                    for place, vector in zip(row, vectors_of(y, start, masks), strict=True):
+                        builder.store(v.add(builder.load(place), vector), place)
             for want, row, start in zip(wanted, sums, y_start, strict=True):
                 with builder.if_then(want, likely=True):
                     for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
@@ -165,8 +173,8 @@ def multiply(
                 block([v.first(builder.sub(lanes, _INDEX(i * v.lanes))) for i in range(len(vectors))])
         return context.get_dummy_value()
 
-    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end)
-    return types.void(element, rows, vectors, *operands), build
+    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more)
+    return types.void(element, rows, vectors, scalars, *operands), build
 
 
 @intrinsic
