@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import on_cpu
 
+import polyconv as pc
+
 FLOATS = ("float32", "float64")
 COMPLEX = ("complex64", "complex128")
 COMPILED = ("direct", "implicit_gemm")  # for some libraries' arrays alone
+ON_NUMPY = tuple(name for name in pc.algorithms() if name != "implicit_gemm")  # what NumPy's arrays have
 SIGNED = ("int8", "int16", "int32", "int64")
 UNSIGNED = ("uint8", "uint16", "uint32", "uint64")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
+from backends import ON_NUMPY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, cases, values
@@ -182,7 +183,7 @@ def test_scipy_ndimage_with_the_kernel_off_centre(mode: str, padding_mode: str) 
 
 # -- a photograph --------------------------------------------------------------------------------------------
 
-ARRAY_ALGORITHMS = [name for name in pc.algorithms() if name not in ("naive", "patch", "pointwise")]
+ARRAY_ALGORITHMS = [name for name in ON_NUMPY if name not in ("naive", "patch", "pointwise")]
 
 
 @pytest.fixture(scope="module")
@@ -461,7 +462,7 @@ def test_torch_layers_take_the_same_words(
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("multiplier", [1, 2, 3])
-@pytest.mark.parametrize("algorithm", [name for name in pc.algorithms() if name != "pointwise"])
+@pytest.mark.parametrize("algorithm", [name for name in ON_NUMPY if name != "pointwise"])
 def test_torch_depthwise_with_a_channel_multiplier(algorithm: str, multiplier: int, layout: str) -> None:
     """Filter ``k`` sees channel ``k // multiplier``: PyTorch's order of the filters."""
     torch = pytest.importorskip("torch")

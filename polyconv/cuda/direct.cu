@@ -1,8 +1,9 @@
 // Direct convolution: each thread sums a strip of outputs of some filters in its registers.
 //
 // A pixel, once loaded, meets every tap along the strip's axis that sees it, and every filter, so that a kernel of k taps
-// costs each thread (STRIP - 1) * STRIDE + (k - 1) * DILATION + 1 loads for STRIP * k * FILTERS products. For one filter
-// per channel, or a few, where a matrix product would have next to no columns.
+// costs each thread (STRIP - 1) * STRIDE + (k - 1) * DILATION + 1 loads for STRIP * k * FILTERS products, or STRIP * k
+// where strides or dilations are so long that outputs share next to no pixels. For one filter per channel, or a few, where
+// a matrix product would have next to no columns.
 //
 // Constants that come before this text:
 //
@@ -20,7 +21,9 @@ struct Geometry { // lengths, and steps in elements
     long long size[AXES], outputs[AXES], kernel[AXES], stride[AXES], dilation[AXES], low[AXES];
 };
 
-constexpr int SPAN = (STRIP - 1) * STRIDE + (TAPS - 1) * DILATION + 1;
+constexpr long long FAR = (STRIP - 1ll) * STRIDE + (TAPS - 1ll) * DILATION + 1;
+constexpr bool SHARED = FAR <= STRIP * TAPS;
+constexpr int SPAN = SHARED ? FAR : 1;
 
 // x   the images, (N, G, C, *size) by the steps of `g`
 // w   the kernel, (G, sets, C, taps of other axes, TAPS, FILTERS); where groups are fastest, they come last
@@ -73,18 +76,30 @@ extern "C" __global__ void direct(const X *__restrict__ x, const T *__restrict__
                     offset += here * (int)g.x_space[axis];
                 }
             if (!inside) continue;
+            const int length = g.size[ALONG];
             T strip[SPAN];
+            if constexpr (SHARED) {
 #pragma unroll
-            for (int i = 0; i < SPAN; ++i)
-                strip[i] = (unsigned)(corner[ALONG] + i) < (unsigned)g.size[ALONG] ? T(pixels[offset + i * step]) : T(0);
+                for (int i = 0; i < SPAN; ++i)
+                    strip[i] = (unsigned)(corner[ALONG] + i) < (unsigned)length ? T(pixels[offset + i * step]) : T(0);
+            }
 #pragma unroll
-            for (int t = 0; t < TAPS; ++t)
+            for (int t = 0; t < TAPS; ++t) {
+                T seen[STRIP];
+#pragma unroll
+                for (int o = 0; o < STRIP; ++o)
+                    if constexpr (SHARED) seen[o] = strip[o * STRIDE + t * DILATION];
+                    else {
+                        const long long i = o * (long long)STRIDE + t * (long long)DILATION, here = corner[ALONG] + i;
+                        seen[o] = here >= 0 && here < length ? T(pixels[offset + i * step]) : T(0);
+                    }
 #pragma unroll
                 for (int filter = 0; filter < FILTERS; ++filter) {
                     const T weight = tap[(t * FILTERS + filter) * apart];
 #pragma unroll
-                    for (int o = 0; o < STRIP; ++o) sums[filter][o] += strip[o * STRIDE + t * DILATION] * weight;
+                    for (int o = 0; o < STRIP; ++o) sums[filter][o] += seen[o] * weight;
                 }
+            }
         }
 
     Y *to = y + image * g.y_image + group * g.y_group + set * FILTERS * g.y_filter;
