@@ -51,21 +51,26 @@ def filter_bank() -> np.ndarray:
     return np.stack([np.stack([f / 3] * 3, axis=-1) for f in filters], axis=-1).astype("float32")
 
 
-def plan(images: Any) -> pc.Plan:
-    """Every second answer of every filter to images ``(N, H, W, 3)``."""
-    return pc.plan(images, filter_bank(), layout="NHWC", padding="same", padding_mode="reflect", stride=2)
+def plan(images: Any, xp: Any = np) -> pc.Plan:
+    """Every second answer of every filter to images ``(N, H, W, 3)``, of CuPy's arrays where ``xp`` is CuPy."""
+    return pc.plan(images, xp.asarray(filter_bank()), layout="NHWC", padding="same", padding_mode="reflect", stride=2)
 
 
 def responses(images: Any, xp: Any = np) -> Any:
-    """The answers, ``(N, H / 2, W / 2, 4)``, to images of 0 to 255; of CuPy's arrays where ``xp`` is CuPy."""
-    return plan(images)(images, xp.asarray(filter_bank() / np.float32(255))).astype("float16")
+    """The answers, ``(N, H / 2, W / 2, 4)``, to images of 0 to 255."""
+    return plan(images, xp)(images, xp.asarray(filter_bank() / np.float32(255))).astype("float16")
 
 
-def responses_on_gpu(images: Any) -> Any:
-    """The same by way of a GPU, which holds no more than the blocks that are at work."""
+def placed(images: Any, backend: str) -> tuple[Any, Any, Any]:
+    """The images where they are convolved, whose library that is, and what brings answers back.
+
+    A GPU holds no more of them than the blocks that are at work.
+    """
+    if backend == "numpy":
+        return images, np, lambda y: y
     import cupy
 
-    return responses(images.map_blocks(cupy.asarray), cupy).map_blocks(cupy.asnumpy)
+    return images.map_blocks(cupy.asarray), cupy, lambda y: y.map_blocks(cupy.asnumpy)
 
 
 # -- a job: blocks of images, each done once -----------------------------------------------------------------
@@ -321,9 +326,10 @@ def filter_all(source: Path, output: Path, side: int, batch: int, backend: str) 
     notes = output.with_name(output.name + ".notes")
     images, what = opened(source, side, batch, notes)
     number, height, width, _ = images.shape
-    y = responses(images) if backend == "numpy" else responses_on_gpu(images)
+    there, xp, back = placed(images, backend)
+    y = back(responses(there, xp))
     print(f"{number} images of {height}x{width}, {images.nbytes / 1e6:.0f} MB, in {images.numblocks[0]} blocks")
-    print(f"by {plan(images).algorithm}, to {output}")
+    print(f"by {plan(there, xp).algorithm}, to {output}")
     run(begin(output, y, what), y, images.nbytes, "filtered")
     bad = [json.loads(path.read_text()) for path in sorted(notes.glob("*.unreadable"))]
     for one in bad:

@@ -19,7 +19,7 @@ from .arguments import (
     read_demands,
     read_transposed,
 )
-from .arrays import Array, in_chunks
+from .arrays import Array, at_home, in_chunks
 from .convolution import planned
 from .gradients import bias_grad, input_grad, transposed, weight_grad
 from .planning import Plan, make_plan
@@ -303,6 +303,7 @@ def _transpose(
     return transposed(x, w, bias, call.axes, call, "IO", read_demands(**demands), options.get("dtype"))
 
 
+@at_home
 def conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
     """Put a copy of the kernel, times its value, into the result for every pixel: the adjoint of :func:`conv`.
 
@@ -350,16 +351,19 @@ def conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Unp
     return _transpose(x, w, bias, options, "conv_transpose", None)
 
 
+@at_home
 def conv_transpose1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
     """:func:`conv_transpose` with one spatial axis, by default of layout ``"NCW"``."""
     return _transpose(x, w, bias, options, "conv_transpose1d", 1)
 
 
+@at_home
 def conv_transpose2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
     """:func:`conv_transpose` with two spatial axes, by default of layout ``"NCHW"``."""
     return _transpose(x, w, bias, options, "conv_transpose2d", 2)
 
 
+@at_home
 def conv_transpose3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
     """:func:`conv_transpose` with three spatial axes, by default of layout ``"NCDHW"``."""
     return _transpose(x, w, bias, options, "conv_transpose3d", 3)
@@ -372,6 +376,7 @@ class _Shape(NamedTuple):
     dtype: Any
 
 
+@at_home
 def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: Unpack[Options]) -> Array:
     """The gradient of a loss with respect to the image, from ``dy``, that with respect to ``conv(x, w, **options)``.
 
@@ -396,6 +401,7 @@ def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: 
     return input_grad(dy, w, call, demands, options.get("dtype"))
 
 
+@at_home
 def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options: Unpack[Options]) -> Array:
     """The gradient of a loss with respect to the kernel, from ``dy``, that with respect to ``conv(x, w, **options)``.
 
@@ -420,6 +426,7 @@ def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options
     return weight_grad(x, dy, call, demands, options.get("dtype"))
 
 
+@at_home
 def conv_vjp(x: Array, w: Array, dy: Array, **options: Unpack[Options]) -> tuple[Array, Array, Array]:
     """All gradients of a convolution, from ``dy``, that with respect to ``conv(x, w, bias, **options)``.
 

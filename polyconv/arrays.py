@@ -15,9 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "Library",
     "address",
     "aligned",
+    "at_home",
     "blas_pools",
     "by_value",
     "constant",
@@ -65,6 +66,7 @@ __all__ = [
     "written_in_place",
 ]
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 Array = Any  # an array of any library; the Array API standard defines no common base class
 
 
@@ -160,7 +162,8 @@ def _torch_contiguous(x: Array) -> Array:
 def _cupy_wait(x: Array) -> None:
     import cupy
 
-    cupy.cuda.get_current_stream().synchronize()
+    with x.device:
+        cupy.cuda.get_current_stream().synchronize()
 
 
 def _torch_wait(x: Array) -> None:
@@ -197,6 +200,9 @@ class Accelerator(NamedTuple):
         return f"{self.name}, compute capability {major}.{minor}, {self.memory / 1e9:.0f} GB"
 
 
+_LEAST_BANDWIDTH, _LEAST_CLOCK = 2e11, 1e9  # bytes per second and Hz, of a GPU that does not say
+
+
 def _no_accelerator(device: Any) -> None:
     """Of most libraries nothing is known but that there is one."""
 
@@ -215,13 +221,14 @@ def _cuda_device(number: int) -> Accelerator:
         return int(runtime.deviceGetAttribute(getattr(runtime, f"cudaDevAttr{name}"), number))
 
     capability = (properties["major"], properties["minor"])
-    # Both edges of the memory's clock move the width of its bus; clocks are in kHz, and the width in bits.
-    bandwidth = 2 * attribute("MemoryClockRate") * 1e3 * attribute("GlobalMemoryBusWidth") / 8
+    # Both edges of the memory's clock move the width of its bus; clocks are in kHz, and the width in bits. Of memory
+    # that is the processor's as well, some drivers say nothing.
+    bandwidth = 2 * attribute("MemoryClockRate") * 1e3 * attribute("GlobalMemoryBusWidth") / 8 or _LEAST_BANDWIDTH
     return Accelerator(
         properties["name"].decode(),
         capability,
         properties["multiProcessorCount"],
-        attribute("ClockRate") * 1e3,
+        attribute("ClockRate") * 1e3 or _LEAST_CLOCK,
         bandwidth,
         properties["totalGlobalMem"],
         "CUPY_TF32" if capability >= (8, 0) and int(os.environ.get("CUPY_TF32", "0")) else None,
@@ -389,6 +396,20 @@ def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[i
     return x, tuple(stride // item for stride in x.strides)
 
 
+def at_home(function: _F) -> _F:
+    """``function``, called where the library of its first argument wants arrays to be worked with."""
+
+    @wraps(function)
+    def there(*arguments: Any, **keywords: Any) -> Any:
+        x = arguments[0] if arguments else next(iter(keywords.values()), None)
+        if (within := _library(x).within) is None:
+            return function(*arguments, **keywords)
+        with within(device(x)):
+            return function(*arguments, **keywords)
+
+    return there  # type: ignore[return-value]
+
+
 def innermost(x: Array) -> int:
     """The axis along which elements are neighbours in memory; the last where the library does not say."""
     strides = getattr(x, "strides", None)
@@ -461,9 +482,23 @@ class ArraySpec(NamedTuple):
     device: Any
 
 
+@dataclass(frozen=True)
+class CudaDevice:
+    """A device of CuPy's, whose own word for it is equal to others, but cannot be looked up in a table."""
+
+    id: int
+
+    def __int__(self) -> int:
+        return self.id
+
+    def __str__(self) -> str:
+        return f"cuda:{self.id}"
+
+
 def device(x: Array) -> Any:
     """Where an array lives; None inside a JAX transformation, where that is not decided."""
-    return array_api_compat.device(x)
+    where = array_api_compat.device(x)
+    return CudaDevice(where.id) if _library(x).cuda and hasattr(where, "id") else where
 
 
 def _no_array(x: object, name: str) -> str:

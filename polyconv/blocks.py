@@ -112,6 +112,7 @@ class BlockConvolution:
                 if self._prepared is None:
                     largest = self._road(self._call(terms.shape, spec.dtype, terms.problem.padding))
                     self._prepared = largest.prepare(self.w, self.bias)
+                    spec.library.wait(x)  # other threads may work in streams of their own
             return self._roads[key](x, *self._prepared)
 
 

@@ -45,6 +45,7 @@ class Road:
     bias: tuple[Step, ...]
     convolve: Callable[[Array, Any, Array | None], Array]
     result: tuple[Step, ...]
+    copy: Step
     within: Callable[[], AbstractContextManager[object]] | None = None
     wants: str = ""
 
@@ -58,12 +59,14 @@ class Road:
         except MemoryError as error:
             raise MemoryError(f"{error}; {self.wants}") from error
 
-    def prepare(self, w: Array, bias: Array | None) -> tuple[Any, Array | None]:
-        """The kernel and the bias as the convolution takes them."""
-        prepared: tuple[Any, Array | None] = self._at_home(self._prepare, w, bias)
+    def prepare(self, w: Array, bias: Array | None, keep: bool = False) -> tuple[Any, Array | None]:
+        """The kernel and the bias as the convolution takes them; to ``keep``, nothing of the caller's own."""
+        prepared: tuple[Any, Array | None] = self._at_home(self._prepare, w, bias, keep)
         return prepared
 
-    def _prepare(self, w: Array, bias: Array | None) -> tuple[Any, Array | None]:
+    def _prepare(self, w: Array, bias: Array | None, keep: bool) -> tuple[Any, Array | None]:
+        if keep:
+            w, bias = self.copy(w), None if bias is None else self.copy(bias)
         for step in self.kernel:
             w = step(w)
         if bias is not None:
@@ -165,6 +168,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
             *reshape(tuple(p.result_shape[axis] for axis in call.output_axes), call.output_shape),
             contiguous,
         ),
+        copy=lambda a: xp.astype(a, a.dtype, copy=True),
         within=None if call.x.library.within is None else partial(call.x.library.within, call.x.device),
         wants=f"{algorithm.name} wants {workspace} bytes beside image and result; max_workspace= asks for less",
     )

@@ -8,12 +8,13 @@ from itertools import product
 from typing import Any
 
 from .arguments import read_tiles, read_windows
-from .arrays import Array, contiguous, describe, device, windows, written_in_place
+from .arrays import Array, at_home, contiguous, describe, device, windows, written_in_place
 from .padding import pad
 
 __all__ = ["fold", "tile", "unfold", "untile"]
 
 
+@at_home
 def unfold(
     x: Array,
     kernel_size: int | Sequence[int],
@@ -61,6 +62,7 @@ def unfold(
     return contiguous(xp.reshape(view, (*batch, math.prod(channels) * p.taps, p.positions)))
 
 
+@at_home
 def fold(
     columns: Array,
     output_size: Sequence[int],
@@ -118,6 +120,7 @@ def fold(
     return contiguous(xp.permute_dims(x, tuple(map(spelled.index, call.layout))))
 
 
+@at_home
 def tile(x: Array, size: int | Sequence[int], *, layout: str | None = None) -> Array:
     """An image in blocks: tiles of ``size``, each contiguous in memory.
 
@@ -149,6 +152,7 @@ def tile(x: Array, size: int | Sequence[int], *, layout: str | None = None) -> A
     return contiguous(spec.xp.permute_dims(spec.xp.reshape(x, tuple(outer)), axes))
 
 
+@at_home
 def untile(tiles: Array, *, layout: str | None = None) -> Array:
     """The image whose tiles these are: ``untile(tile(x, size, layout=layout), layout=layout)`` is ``x``.
 

@@ -22,7 +22,7 @@ from .execution import Road, road, road_workspace
 from .prepared import Prepared
 from .problem import ConvProblem
 from .target import Target
-from .tiling import Tile, count, cut, multiplies, part, whole
+from .tiling import Tile, count, cut, part, whole
 
 __all__ = ["Candidate", "Plan", "Way", "candidates", "kernel_gradient", "make_plan"]
 
@@ -125,9 +125,7 @@ class Plan:
         check_array(w, "w", self.call.w)
         if bias is not None:
             check_bias(bias, self.call)
-        xp = self.call.x.xp
-        own = [None if a is None else xp.astype(a, a.dtype, copy=True) for a in (w, bias)]
-        return Prepared(self.call, self.algorithm, self.road, *self.road.prepare(*own))
+        return Prepared(self.call, self.algorithm, self.road, *self.road.prepare(w, bias, keep=True))
 
     def __repr__(self) -> str:
         return f"<polyconv.Plan {self.algorithm}: {self.call}>"
@@ -152,7 +150,7 @@ class Plan:
                     f"{f'{candidate.error:.1e}' if candidate.error else 'exact':>8}",
                 ]
             notes = [candidate.algorithm.detail] if math.isfinite(candidate.seconds) else []
-            if notes and self.target.rounds(p.dtype) and p.macs and multiplies(candidate.algorithm, p.padded):
+            if notes and candidate.algorithm.pairs and self.target.rounds(p.dtype):
                 notes.append("products in TF32")
             notes += [candidate.reason or "", self._why(candidate) if mark == ">" else ""]
             note = ", ".join(filter(None, notes))
@@ -190,9 +188,9 @@ def _refused(algorithm: Algorithm, call: Call, reason: str) -> Candidate:
     return Candidate(algorithm, math.inf, 0, 0, 0, 0.0, whole(call.problem.padded), reason=reason)
 
 
-def _inadmissible(cost: Cost, call: Call, accuracy: str, target: Target) -> str | None:
+def _inadmissible(algorithm: Algorithm, cost: Cost, call: Call, accuracy: str, target: Target) -> str | None:
     """Why the caller's demand of accuracy forbids a method, which matters only where it is not direct summation."""
-    if accuracy == "strict" and cost.matmul_macs and target.gpu and target.rounds(call.problem.dtype):
+    if accuracy == "strict" and algorithm.pairs and target.gpu and target.rounds(call.problem.dtype):
         return f"accuracy='strict' forbids matrix products in TF32, which {target.gpu.rounds} asks for"
     if not cost.spreads or accuracy == "any":
         return None
@@ -216,7 +214,7 @@ def _ways(algorithm: Algorithm, call: Call, demands: Demands, target: Target) ->
         yield _refused(algorithm, call, reason)
     elif not problem.macs:  # an empty dimension leaves nothing to do
         yield Candidate(algorithm, 0.0, 0, 0, 0, 0.0, whole(problem))
-    elif reason := _inadmissible(cost := _cost(algorithm, problem, target), call, demands.accuracy, target):
+    elif reason := _inadmissible(algorithm, cost := _cost(algorithm, problem, target), call, demands.accuracy, target):
         yield replace(_refused(algorithm, call, reason), error=cost.error)
     else:
         costs = _Costs(algorithm, call, target)
@@ -227,10 +225,7 @@ def _ways(algorithm: Algorithm, call: Call, demands: Demands, target: Target) ->
 def _cost(algorithm: Algorithm, p: ConvProblem, target: Target) -> Cost:
     """What an algorithm costs, with the error that it has where matrix products round what they multiply."""
     cost = algorithm.cost(p)
-    if not (cost.matmul_macs and target.rounds(p.dtype)):
-        return cost
-    # Two roundings of each product, which are magnified as those of its sums are.
-    return replace(cost, error=cost.error + rounding.TF32 * max(1.0, cost.error / rounding.direct(p)))
+    return replace(cost, error=cost.error + rounding.TF32) if algorithm.pairs and target.rounds(p.dtype) else cost
 
 
 class _Costs:

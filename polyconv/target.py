@@ -79,7 +79,6 @@ _LANES = {
     (10, 0): (128, 64, 1),
 }
 _OTHER_LANES = (128, 2, 1)  # of GPUs that are made for pictures
-_ROUNDED = 4.0  # how much faster products of numbers of 11 bits are
 
 
 @lru_cache
@@ -87,7 +86,7 @@ def _rates(gpu: arrays.Accelerator) -> Rates:
     """The rates of a GPU: shares of its peaks."""
     single, double, tensor = _LANES.get(gpu.capability, _OTHER_LANES)
     single_macs, double_macs = (lanes * gpu.multiprocessors * gpu.clock for lanes in (single, double))
-    product = 0.75 * single_macs * (1.0 if gpu.rounds is None else _ROUNDED)
+    product = 0.75 * single_macs
     traffic = 0.8 * gpu.bandwidth
     return replace(
         _ACCELERATOR,
@@ -162,7 +161,7 @@ class Target:
         return _ACCELERATOR if self.accelerator else _PROCESSOR
 
     def rounds(self, dtype: str) -> bool:
-        """Whether what matrix products of a dtype multiply is rounded to 11 bits, as the library is told to."""
+        """Whether products of two matrices of a dtype are of factors rounded to 11 bits, as the library is told to."""
         return self.gpu is not None and self.gpu.rounds is not None and dtype in ("float32", "complex64")
 
     def tile_bytes(self, kernel_bytes: int) -> int:
@@ -184,4 +183,5 @@ class Target:
         transforms = cost.fft_flops / rates.fft.get(dtype, rates.other_macs)
         memory = cost.traffic / rates.traffic + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
         crowded = 1.0 if alone else rates.crowded
-        return cost.calls * self.call_seconds + products + loops + transforms + memory / crowded
+        work, calls = products + loops + transforms + memory / crowded, cost.calls * self.call_seconds
+        return max(work, calls) if self.accelerator else work + calls  # an accelerator works while it is called

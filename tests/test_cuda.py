@@ -10,12 +10,15 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import on_cpu
@@ -298,6 +301,9 @@ def test_too_large_for_32_bits(algorithm: str) -> None:
     for large in ({"size": (2**16, 2**15)}, {"batch": 2**31}):
         reason = row.reject(dataclasses.replace(small, **large), target)
         assert reason == f"{algorithm} counts up to {2**31} outputs, and elements of an image"
+    if algorithm == "implicit_gemm":
+        for large in ({"groups": 70000}, {"size": (2**30, 1), "kernel": (1, 1)}):
+            assert "takes at most 65535 groups" in str(row.reject(dataclasses.replace(small, **large), target))
 
 
 def test_a_view_of_a_huge_array_is_copied() -> None:
@@ -320,19 +326,22 @@ def every_source() -> dict[str, str]:
     """Sources with the constants that plans give them, and one kernel of each."""
     layers: list[Any] = [((1, 8, 40, 41), (n, 8, 3, 3), dtype) for n in (4, 40, 200) for dtype in DTYPES]
     layers += [((1, 4, 9, 10, 11), (4, 4, 3, 3, 3), "float32"), ((1, 2, 300), (2, 2, 31), "float32")]
+    layers += [((1, 1, 9999), (1, 1, 9), "float32")]  # with a dilation of a thousand
     with on_cpu.stand_in(), on_cpu.watched(run=False) as launches, np.errstate(all="ignore"):
         for (shape, kernel, dtype), last in product(layers, (False, True)):
             space = "DHW"[5 - len(shape) :]
             x, w = np.ones(shape, dtype), np.ones(kernel, dtype)
             if last:
                 x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
-            keywords = {"layout": f"N{space}C" if last else f"NC{space}", "kernel_layout": f"OI{space}"}
+            keywords: dict[str, Any] = {"layout": f"N{space}C" if last else f"NC{space}", "kernel_layout": f"OI{space}"}
             algorithms: list[Any] = ["direct", "implicit_gemm"]
             if kernel == (40, 8, 3, 3) and dtype == "float32":  # halves, too
                 for algorithm in (*algorithms, pc.Winograd(4, fused=True)):
                     pc.conv(x.astype("float16"), w.astype("float16"), algorithm=algorithm, **keywords)
             if "float" in dtype and len(shape) == 4:
                 algorithms += [pc.Winograd(m, fused=True) for m in (2, 4, 6)]
+            if shape[-1] == 9999:
+                keywords["dilation"] = 1000
             for algorithm in algorithms:
                 pc.conv(x, w, algorithm=algorithm, **keywords)
     return {launch.code: launch.name for launch in launches}
@@ -359,6 +368,7 @@ def test_the_compiler_takes_every_kernel_and_spills_nothing(tmp_path: Path) -> N
         spilled = [*map(int, re.findall(r"(\d+) bytes spill", log))]
         assert spilled, log
         assert not any(spilled), f"{name}\n{log}"
+        assert not any(map(int, re.findall(r"(\d+) bytes stack frame", log))), f"{name}\n{log}"
         assert max(map(int, re.findall(r"(\d+) bytes smem", log)), default=0) <= 48 * 1024
 
 
@@ -456,22 +466,56 @@ def test_auto_runs_a_kernel_of_ones_own(launched: list[on_cpu.Launch]) -> None:
 
 
 def test_a_plan_says_what_the_gpu_is_and_whether_it_rounds() -> None:
-    x, w = np.ones((8, 30, 30, 64), "float32"), np.ones((1, 1, 64, 64), "float32")
+    """CuPy rounds the products of tensordot when it is told to, and no batches of products."""
+    x, w = np.ones((8, 30, 30, 64), "float32"), np.ones((3, 3, 64, 64), "float32")
     with on_cpu.stand_in(on_cpu.H200):
-        plan = pc.plan(x, w, layout="NHWC", algorithm="pointwise", accuracy="strict")
+        plan = pc.plan(x, w, layout="NHWC", algorithm="tensordot", accuracy="strict")
         assert "(NVIDIA H200, compute capability 9.0, 141 GB)" in str(plan)
         assert "TF32" not in str(plan)
     with on_cpu.stand_in(on_cpu.H200._replace(rounds="CUPY_TF32")):
-        rounded = pc.plan(x, w, layout="NHWC", algorithm="pointwise")
+        rounded = pc.plan(x, w, layout="NHWC", algorithm="tensordot")
         assert "products in TF32, as asked" in str(rounded)
         assert rounded.chosen.error > 100 * plan.chosen.error
         with pytest.raises(ValueError, match="forbids matrix products in TF32, which CUPY_TF32 asks for"):
-            pc.plan(x, w, layout="NHWC", algorithm="pointwise", accuracy="strict")
-        strict = pc.plan(x, w, layout="NHWC", accuracy="strict")
-        assert strict.algorithm in ("direct", "implicit_gemm")
-        assert strict.chosen.error == pytest.approx(plan.chosen.error)
+            pc.plan(x, w, layout="NHWC", algorithm="tensordot", accuracy="strict")
+        strict = {row.name: row for row in pc.plan(x, w, layout="NHWC", accuracy="strict").candidates}
+        assert [name for name, row in strict.items() if "TF32" in str(row.reason)] == ["tensordot", "einsum"]
+        assert strict["implicit_gemm"].error == pytest.approx(plan.chosen.error)
         double = pc.plan(x.astype("float64"), w.astype("float64"), layout="NHWC", accuracy="strict")
-        assert {row.name: row.reason for row in double.candidates}["pointwise"] is None
+        assert {row.name: row.reason for row in double.candidates}["tensordot"] is None
+
+
+def test_devices_can_be_looked_up() -> None:
+    """CuPy's own cannot: they are equal to others, and have no hash."""
+    one = arrays.CudaDevice(1)
+    assert {one: "here"}[arrays.CudaDevice(1)] == "here"
+    assert (int(one), str(one)) == (1, "cuda:1")
+    assert arrays.is_accelerator(one)
+
+    class Unhashable:
+        id = 3
+        __hash__ = None  # type: ignore[assignment]
+
+    with on_cpu.stand_in(), mock.patch("array_api_compat.device", return_value=Unhashable()):
+        assert arrays.device(np.ones(3)) == arrays.CudaDevice(3)
+
+
+def test_a_gpu_that_says_nothing_of_its_memory_is_planned_for() -> None:
+    """As a driver of 0 Hz would have it: CuPy's runtime, played."""
+    runtime = ModuleType("cupy.cuda.runtime")
+    said = {"MemoryClockRate": 0, "GlobalMemoryBusWidth": 0, "ClockRate": 0}
+    properties = {"name": b"Some", "major": 11, "minor": 0, "multiProcessorCount": 20, "totalGlobalMem": 10**10}
+    runtime.__dict__.update({f"cudaDevAttr{name}": name for name in said})
+    runtime.getDeviceProperties = lambda number: properties  # type: ignore[attr-defined]
+    runtime.deviceGetAttribute = lambda name, number: said[name]  # type: ignore[attr-defined]
+    cuda = ModuleType("cupy.cuda")
+    cuda.runtime = runtime  # type: ignore[attr-defined]
+    modules = {"cupy": ModuleType("cupy"), "cupy.cuda": cuda, "cupy.cuda.runtime": runtime}
+    with mock.patch.dict(sys.modules, modules):
+        gpu = arrays._cuda_device.__wrapped__(0)
+    assert (gpu.name, gpu.capability, gpu.multiprocessors, gpu.rounds) == ("Some", (11, 0), 20, None)
+    with on_cpu.stand_in(gpu):
+        assert math.isfinite(pc.plan(np.ones((1, 1, 9, 9)), np.ones((1, 1, 3, 3))).chosen.seconds)
 
 
 def test_rates_follow_from_what_a_gpu_says_of_itself() -> None:

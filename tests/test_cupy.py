@@ -8,6 +8,7 @@ data is looked at on the way.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,10 @@ def nothing_comes_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def never(*arguments: Any, **keywords: Any) -> Any:
         raise AssertionError("an array was copied from the GPU")
 
-    with monkeypatch.context() as patched, cupyx.allow_synchronize(False):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is experimental
+        unsynchronized = cupyx.allow_synchronize(False)
+    with monkeypatch.context() as patched, unsynchronized:
         patched.setattr(cupy, "asnumpy", never)
         yield
 
@@ -94,6 +98,7 @@ def test_gradients() -> None:
 def test_more_than_the_device_holds_is_refused_in_the_plans_words() -> None:
     pool = cupy.get_default_memory_pool()
     limit = pool.get_limit()
+    pool.free_all_blocks()
     x, w = cupy.ones((4, 64, 64, 64), "float32"), cupy.ones((3, 3, 64, 64), "float32")
     try:
         pool.set_limit(size=pool.total_bytes() + 2**20)

@@ -89,6 +89,9 @@ class Algorithm:
     casts
         ``casts(dtype) -> bool``: whether images, and results that it writes into, may be of a dtype other than that of
         sums, ``problem.dtype``. None for never.
+    pairs
+        Whether its products are of two matrices, and not of batches of them: those alone does CuPy round when it is
+        told to.
     cost
         ``cost(problem) -> Cost`` of one run, of an image that carries its margins. Looks at integers only, none of them
         zero.
@@ -124,6 +127,7 @@ class Algorithm:
     write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
     absorbs: Callable[[ConvProblem], bool] | None = None
     casts: Callable[[str], bool] | None = None
+    pairs: bool = False
     kernel_grad: Callable[[Array, Array, ConvProblem, ModuleType], Array] | None = None
     kernel_grad_cost: Callable[[ConvProblem], Cost] | None = None
     variants: Callable[[ConvProblem, Target], tuple[Algorithm, ...]] | None = None

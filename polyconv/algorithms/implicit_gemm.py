@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["IMPLICIT_GEMM"]
 
 _DEPTH = 8  # products between two synchronisations
+_MOST_GROUPS = 65535  # of the second axis of a grid
 _OUTSIDE = 2**30  # pixels from a window's corner: past the end of every image
 _MULTIPROCESSORS = 128  # about as many as a large GPU has; with fewer blocks, smaller ones are made
 _FETCH = 16  # bytes fetched at once
@@ -152,10 +153,11 @@ def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Arra
 
 def _cost(p: ConvProblem) -> Cost:
     block, (depth, columns) = _block(p), _filled(p)
-    made = _blocks(p, block) * block.rows * block.columns
+    # Where there are fewer blocks than multiprocessors, the others have nothing to do.
+    made = max(p.groups * _blocks(p, block), _MULTIPROCESSORS) * block.rows * block.columns
     return Cost(
         other_flops=2 * p.macs,
-        loop_slots=p.groups * made * depth,
+        loop_slots=made * depth,
         # Every block of columns reads the image, and every block of rows the kernel, from a cache more often than not.
         traffic=(p.image_elements * columns // block.columns + p.output_elements) * p.itemsize,
         runs=0,
@@ -172,7 +174,11 @@ def _prepare_cost(p: ConvProblem) -> Cost:
 
 
 def _reject(p: ConvProblem, target: Target) -> str | None:
-    return kernels.reject(p, target, "implicit_gemm")
+    if reason := kernels.reject(p, target, "implicit_gemm"):
+        return reason
+    if p.groups > _MOST_GROUPS or p.size[0] >= _OUTSIDE:
+        return f"implicit_gemm takes at most {_MOST_GROUPS} groups, and {_OUTSIDE} pixels along the first axis"
+    return None
 
 
 IMPLICIT_GEMM = Algorithm(

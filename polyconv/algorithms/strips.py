@@ -24,6 +24,7 @@ __all__ = ["STRIPS"]
 
 _MOST_TAPS = 64  # of one axis, unrolled
 _THREADS = 128  # of a block
+_BUSY = 2**15  # threads that keep a large GPU busy; where there are fewer, the rest of it has nothing to do
 _LOAD = 4  # multiply-adds that could be done in the time of a load
 
 
@@ -112,7 +113,7 @@ def _cost(p: ConvProblem) -> Cost:
     each = strip.outputs * weights + _LOAD * (min(span, strip.outputs * taps) + weights)
     return Cost(
         other_flops=2 * p.macs,
-        loop_slots=_threads(p, strip) * p.channels * p.taps // taps * each,
+        loop_slots=max(_threads(p, strip), _BUSY) * p.channels * p.taps // taps * each,
         traffic=(p.image_elements * _sets(p, strip) + p.output_elements) * p.itemsize,
         runs=0,
         calls=1,

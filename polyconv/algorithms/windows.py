@@ -123,5 +123,5 @@ def _einsum_cost(p: ConvProblem) -> Cost:
 
 
 STRIDED_SUM = Algorithm("strided_sum", strided_sum, _strided_sum_cost, never)
-TENSORDOT = Algorithm("tensordot", tensordot, _tensordot_cost, never)
-EINSUM = Algorithm("einsum", einsum, _einsum_cost, never)
+TENSORDOT = Algorithm("tensordot", tensordot, _tensordot_cost, never, pairs=True)
+EINSUM = Algorithm("einsum", einsum, _einsum_cost, never, pairs=True)
