@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..arrays import Array, address, constant, device, grid, new
 from ..cuda import kernels
@@ -26,7 +26,7 @@ _DEPTH = 8  # products between two synchronisations
 _MOST_GROUPS = 65535  # of the second axis of a grid
 _OUTSIDE = 2**30  # pixels from a window's corner: past the end of every image
 _MULTIPROCESSORS = 128  # about as many as a large GPU has; with fewer blocks, smaller ones are made
-_FETCH = 16  # bytes fetched at once
+_WIDEST = 16  # bytes fetched or stored at once
 
 
 class _Block(NamedTuple):
@@ -52,7 +52,7 @@ def _block(p: ConvProblem) -> _Block:
     elif p.filters > 32:
         most, less = _Block(128, 64, 8, 4, 2), _Block(64, 64, 8, 4, 4)
     else:
-        most, less = _Block(128, 32, 8, 4, 4), _Block(64, 32, 4, 4, 6)
+        most, less = _Block(128, 32, 8, 4, 4), _Block(64, 32, 4, 4, 5)
     return most if _blocks(p, most) * p.groups >= _MULTIPROCESSORS else less
 
 
@@ -98,41 +98,35 @@ def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, cha
 
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
-    (x, x_steps), block, depth = kernels.near(x), _block(p), kernel.w.shape[1]
-    vector = min(_FETCH // x.itemsize, block.rows * _DEPTH // block.threads)
-    if not (p.channels_last and _vectors(p, vector, address(x) % (vector * x.itemsize), x_steps)):
-        vector = 1
-    constants = _constants(kernels.types(x, p, y), p.ndim, block, vector, not p.channels_last)
-    run = kernels.kernel("implicit_gemm", "implicit_gemm", constants, xp)
-    geometry = _geometry(p, depth, x_steps, kernels.steps(y))
-    run((_blocks(p, block), p.groups), (block.threads,), (x, kernel.w, kernel.taps, y, geometry))
-
-
-def _vectors(p: ConvProblem, vector: int, off: int, x_steps: tuple[int, ...]) -> bool:
-    """Whether channels are neighbours that can be fetched several at once, from wherever a window begins.
-
-    The image begins so many bytes ``off`` a fetch.
-    """
-    image, group, channel, *space = x_steps
-    others = (image * (p.batch > 1), group * (p.groups > 1), *(s * (n > 1) for s, n in zip(space, p.size, strict=True)))
-    return channel == 1 and not (p.channels % vector or off or any(step % vector for step in others))
-
-
-def _constants(
-    types: tuple[tuple[str, str], ...], axes: int, block: _Block, vector: int, along_rows: bool
-) -> tuple[tuple[str, Any], ...]:
-    return (
-        *types,
-        ("AXES", axes),
+    (x, x_steps), y_steps, block = kernels.near(x), kernels.steps(y), _block(p)
+    fetched = _together(x, x_steps, min(_WIDEST // x.itemsize, block.rows * _DEPTH // block.threads))
+    stored = _together(y, y_steps, min(_WIDEST // p.itemsize, block.wide))
+    constants = (
+        *kernels.types(x, p, y),
+        ("AXES", p.ndim),
         ("ROWS", block.rows),
         ("COLUMNS", block.columns),
         ("TALL", block.tall),
         ("WIDE", block.wide),
         ("DEPTH", _DEPTH),
-        ("VECTOR", vector),
-        ("ALONG_ROWS", along_rows),
+        ("VECTOR", fetched if p.channels_last else 1),
+        ("STORE", stored),
+        ("ALONG_ROWS", not p.channels_last),
         ("BLOCKS", block.together),
     )
+    run = kernels.kernel("implicit_gemm", "implicit_gemm", constants, xp)
+    geometry = _geometry(p, kernel.w.shape[1], x_steps, y_steps)
+    run((_blocks(p, block), p.groups), (block.threads,), (x, kernel.w, kernel.taps, y, geometry))
+
+
+def _together(a: Array, apart: tuple[int, ...], number: int) -> int:
+    """How many channels of ``(N, G, C, *size)`` can be moved at once: a ``number`` of them, or one.
+
+    They must be neighbours, and lie at a multiple of so many, wherever they begin.
+    """
+    others = (step for axis, (step, length) in enumerate(zip(apart, a.shape, strict=True)) if axis != 2 and length > 1)
+    off = a.shape[2] % number or address(a) % (number * a.itemsize) or any(step % number for step in others)
+    return 1 if off or apart[2] != 1 else number
 
 
 @lru_cache(maxsize=64)

@@ -22,7 +22,12 @@ from .edges import Run, runs
 __all__ = ["Lines", "block", "over_channels", "prepare", "write"]
 
 _SEVERAL = 8  # taps at a time, at most
-_STRETCH = 8  # vectors of channels at a time: a near cache keeps the lines of the image that the next outputs see again
+_LINES = 128  # vectors of channels, times lines of taps, that a near cache keeps until the next outputs see them again
+
+
+def _stretch(p: ConvProblem) -> int:
+    """Vectors of channels at a time."""
+    return max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
 
 
 class Block(NamedTuple):
@@ -172,7 +177,7 @@ def _tables(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ..
         (1, 0, 0, 0) if over_channels(p) else (p.groups, x_group, y_group, p.taps),
         p.taps if over_channels(p) else 0,
         p.groups if over_channels(p) else p.output_size[-1],
-        _STRETCH * inner if over_channels(p) else p.output_size[-1],
+        _stretch(p) * inner if over_channels(p) else p.output_size[-1],
     )
 
 

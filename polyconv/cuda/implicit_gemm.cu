@@ -14,6 +14,7 @@
 // TALL, WIDE       of these, made by one thread
 // DEPTH            products between two synchronisations
 // VECTOR           channels fetched at once; more than one where they are neighbours in memory
+// STORE            filters stored at once, likewise
 // ALONG_ROWS       whether neighbouring threads make neighbouring rows, for neighbours in memory, rather than columns
 // BLOCKS           blocks that a multiprocessor shall hold at once
 
@@ -34,7 +35,7 @@ constexpr int LINES = THREADS * FETCH_W / COLUMNS; // of a slab of the kernel, f
 constexpr int PAD = 16 / sizeof(T); // keeps threads that store a column of the slab out of one another's banks
 static_assert(THREADS * EACH == ROWS * DEPTH && DEPTH % EACH == 0 && EACH % VECTOR == 0, "rows are shared out evenly");
 static_assert(THREADS * EACH_W == COLUMNS * DEPTH && EACH_W % FETCH_W == 0 && LINES * COLUMNS == THREADS * FETCH_W, "columns are shared out evenly");
-static_assert(TALL % PIECE == 0 && WIDE % PIECE_W == 0, "a thread's part falls into pieces");
+static_assert(TALL % PIECE == 0 && WIDE % PIECE_W == 0 && PIECE_W % STORE == 0, "a thread's part falls into pieces");
 
 template <class Element, int N>
 struct alignas(N * sizeof(Element)) Pack {
@@ -167,9 +168,12 @@ implicit_gemm(const X *__restrict__ x, const T *__restrict__ w, const int *__res
 #pragma unroll
         for (int axis = 0; axis < AXES; ++axis) to += p.at[axis] * g.y_space[axis];
 #pragma unroll
-        for (int j = 0; j < WIDE; ++j) {
+        for (int j = 0; j < WIDE; j += STORE) {
             const unsigned filter = first_column + j / PIECE_W * STRETCH_W + across + j % PIECE_W;
-            if (filter < g.filters) to[filter * g.y_filter] = Y(sums[i][j]);
+            Pack<Y, STORE> made;
+#pragma unroll
+            for (int k = 0; k < STORE; ++k) made.value[k] = Y(sums[i][j + k]);
+            if (filter < g.filters) *(Pack<Y, STORE> *)(to + filter * g.y_filter) = made;
         }
     }
 }
