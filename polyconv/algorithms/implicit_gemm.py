@@ -85,7 +85,7 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
     return Packed(filled, constant(_taps(p.kernel, p.dilation, p.channels, p.channels_last, depth), xp, device(w)))
 
 
-@lru_cache
+@lru_cache(maxsize=16)  # those of a kernel's gradient are as long as images
 def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, channels_last: bool, depth: int) -> Array:
     """Where the pixels of an output's products lie from its window's corner, and their channels; NumPy's, int32."""
     lengths = (*kernel, channels) if channels_last else (channels, *kernel)
