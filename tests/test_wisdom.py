@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -37,13 +38,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def watched(call: Any, algorithm: pc.Algorithm, *rest: Any) -> execution.Road:
         road = execution.road(call, algorithm, *rest)
-        return execution.Road(
-            road.image,
-            road.kernel,
-            road.bias,
-            lambda *arrays: names.append(algorithm.name) or road.convolve(*arrays),  # type: ignore[func-returns-value]
-            road.result,
-        )
+
+        def convolve(*arrays: Any) -> Any:
+            names.append(algorithm.name)
+            return road.convolve(*arrays)
+
+        return dataclasses.replace(road, convolve=convolve)
 
     make_plan.cache_clear()
     monkeypatch.setattr("polyconv.planning.road", watched)
