@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from benchmarks.common import Workload
+from benchmarks.common import Workload, take_turns
 
 BATCH = 64  # images of a layer: enough to keep a large GPU busy
 _TURN = 0.05  # seconds
@@ -46,20 +43,17 @@ def once(call: Callable[[], Any]) -> float:
     return _seconds(call, 3)
 
 
+def _turn(call: Callable[[], Any], repeats: int) -> list[float]:
+    call()
+    return [_seconds(call, repeats)]
+
+
 def interleaved(
     calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 3, most: dict[str, int] | None = None
 ) -> dict[str, float]:
     """The median time of each call in seconds, all of them taking turns: as on the processor, but for the rests."""
-    most = most or {}
     repeats = {name: max(1, round(_TURN / once(call))) for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    end, turns = time.perf_counter() + seconds, itertools.count()
-    while (turn := next(turns)) < least or time.perf_counter() < end:
-        for name, call in calls.items():
-            if turn < most.get(name, turn + 1):
-                call()
-                times[name].append(_seconds(call, repeats[name]))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return take_turns(calls, _turn, repeats, seconds, least, most or {})
 
 
 def device() -> str:

@@ -393,7 +393,7 @@ def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[i
     if apart or not x.flags.aligned or min(strides, default=0) < 0:
         order = sorted(range(x.ndim), key=lambda axis: (inner in (axis, axis - x.ndim), -abs(strides[axis])))
         x = np.ascontiguousarray(x.transpose(order)).transpose(tuple(map(order.index, range(x.ndim))))
-    return x, tuple(stride // item for stride in x.strides)
+    return x, steps(x)
 
 
 def at_home(function: _F) -> _F:

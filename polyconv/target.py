@@ -79,6 +79,7 @@ _LANES = {
     (10, 0): (128, 64, 1),
 }
 _OTHER_LANES = (128, 2, 1)  # of GPUs that are made for pictures
+_SIZES = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 
 
 @lru_cache
@@ -107,7 +108,6 @@ def _rates(gpu: arrays.Accelerator) -> Rates:
     )
 
 
-_SIZES = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without the system's help: glibc's limit
 
 

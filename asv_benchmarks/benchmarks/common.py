@@ -48,34 +48,54 @@ def once(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def take_turns(
+    calls: dict[str, Callable[[], Any]],
+    turn: Callable[[Callable[[], Any], int], list[float]],
+    repeats: dict[str, int],
+    seconds: float,
+    least: int,
+    most: dict[str, int],
+) -> dict[str, float]:
+    """The median of what ``turn(call, repeats)`` says that one call takes, all calls taking turns.
+
+    There are ``least`` turns or more, until ``seconds`` have passed; a call takes part in ``most`` of them where that
+    says how many.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end, turns = time.perf_counter() + seconds, itertools.count()
+    while (number := next(turns)) < least or time.perf_counter() < end:
+        for name, call in calls.items():
+            if number < most.get(name, number + 1):
+                times[name] += turn(call, repeats[name])
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _turn(call: Callable[[], Any], repeats: int) -> list[float]:
+    time.sleep(REST)
+    until = time.perf_counter() + WARM
+    call()
+    while time.perf_counter() < until:
+        call()
+    taken: list[float] = []
+    until = time.perf_counter() + _TURN
+    while not taken or time.perf_counter() < until:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        taken.append((time.perf_counter() - start) / repeats)
+    return taken
+
+
 def interleaved(
     calls: dict[str, Callable[[], Any]], seconds: float = 2.0, least: int = 3, most: dict[str, int] | None = None
 ) -> dict[str, float]:
     """The median time of each call in seconds, all of them taking turns so that the machine's moods hit all alike.
 
-    There are ``least`` turns or more, until ``seconds`` have passed; a call takes part in ``most`` of them where that
-    says how many. A turn first rests, since threads of a BLAS that have just worked wait for more by spinning, and take
-    the processor from whoever comes next; then it runs the call for a while untimed, since processors that have rested
-    take their time to wake up, and what ran before leaves the allocator and the caches in a state that would favour one
-    call and not another. What is timed is the call, or as many calls as take a millisecond, over and over.
+    A turn first rests, since threads of a BLAS that have just worked wait for more by spinning, and take the processor
+    from whoever comes next; then it runs the call for a while untimed, since processors that have rested take their
+    time to wake up, and what ran before leaves the allocator and the caches in a state that would favour one call and
+    not another. What is timed is the call, or as many calls as take a millisecond, over and over. How many turns there
+    are, :func:`take_turns` says.
     """
-    most = most or {}
     repeats = {name: max(1, round(_BLOCK / once(call))) for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    end, turns = time.perf_counter() + seconds, itertools.count()
-    while (turn := next(turns)) < least or time.perf_counter() < end:
-        for name, call in calls.items():
-            if turn >= most.get(name, turn + 1):
-                continue
-            time.sleep(REST)
-            until = time.perf_counter() + WARM
-            call()
-            while time.perf_counter() < until:
-                call()
-            until = time.perf_counter() + _TURN
-            while not times[name] or time.perf_counter() < until:
-                start = time.perf_counter()
-                for _ in range(repeats[name]):
-                    call()
-                times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return take_turns(calls, _turn, repeats, seconds, least, most or {})
