@@ -128,19 +128,18 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
         y = xp.zeros(p.result_shape, dtype=total, device=call.x.device)
         return y if bias is None else add(y, bias)
 
-    padded_problem = p.padded
     if pads_itself or (cut and p.padding_mode == "constant"):
         padded = call.x.shape
     pads: list[Step] = [lambda x: pad(x, call.pad_widths, p.padding_mode, xp)] if padded != call.x.shape else []
     flips: list[Step] = [lambda w: xp.flip(w, axis=tuple(range(3, 3 + p.ndim)))] if call.flip_kernel else []
-    make = algorithm.prepare
 
     def prepare(w: Array) -> Any:
-        assert make is not None
         with blas_in_one_thread() if workers > 1 and multiplies(algorithm, p.padded) else nullcontext():
-            return make(w, padded_problem, xp)
+            if cut:
+                return tile_by_tile.prepare(w)
+            return w if algorithm.prepare is None else algorithm.prepare(w, p.padded, xp)
 
-    prepares: list[Step] = [prepare] if make is not None and p.macs else []
+    prepares: list[Step] = [prepare] if (cut or algorithm.prepare is not None) and p.macs else []
     image_before_reshape = tuple(padded[axis] for axis in call.image_axes)
     image_shape = (p.batch, p.groups, p.channels, *(p.local if cut else seen).size)
     kernel_before_reshape = tuple(call.w.shape[axis] for axis in call.kernel_axes)

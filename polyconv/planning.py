@@ -44,7 +44,7 @@ class Candidate:
     error
         Predicted relative error, root mean square (:mod:`polyconv.rounding`).
     tile
-        How many images and how many rows it takes at a time.
+        How many images, how many rows and how many groups it takes at a time.
     workers
         On how many threads tiles are run.
     reason
@@ -232,17 +232,19 @@ class _Costs:
     """What an algorithm costs a call: once for its kernel, and for every tile of the image."""
 
     def __init__(self, algorithm: Algorithm, call: Call, target: Target) -> None:
-        self.algorithm, self.call, self.problem, self.target = algorithm, call, call.problem.padded, target
+        self.algorithm, self.call, self.target = algorithm, call, target
+        self.pads = algorithm.pads(call.problem)
+        self.problem = call.problem if self.pads else call.problem.padded
         make = algorithm.prepare_cost
-        self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem)
+        self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem.padded)
 
     def of(self, tile: Tile) -> Cost:
         """What one tile costs; one of several has margins of its own, is cast, and its result copied to its place."""
-        cost = _cost(self.algorithm, here := part(self.problem, tile), self.target)
+        cost = _cost(self.algorithm, here := part(self.problem, tile, self.pads), self.target)
         if tile == whole(self.problem):
             return cost
         dtypes, p = self.call.dtypes, self.call.problem
-        margins = any(map(any, p.local.padding)) and not self.algorithm.pads(p)
+        margins = any(map(any, p.local.padding)) and not self.pads
         cast = not self.algorithm.takes(self.call.x.dtype, dtypes.total)
         image = here.image_elements * here.itemsize * (margins + cast)
         made = self.algorithm.write is None or dtypes.result != dtypes.total
@@ -274,6 +276,7 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
     wanted = comfortable  # loops that write in place keep to the caches by themselves
     if costs.algorithm.write is None:
         wanted = target.tile_bytes(max(costs.once.kept, problem.kernel_elements * problem.itemsize))
+    grain = costs.algorithm.cost(problem).grain
     for workers in sorted({1, target.workers}):
         for turns in (1,) if workers == 1 else (1, 4):
 
@@ -282,7 +285,8 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
                 return workers * costs.of(tile).workspace if count(problem, tile) >= least else math.inf
 
             most = min(workers * wanted, comfortable, limit)
-            ways.append((cut(problem, held, most, costs.algorithm.cost(problem).grain), workers))
+            few = problem.batch < workers * turns and problem.groups > 1
+            ways += [(cut(problem, held, most, grain, by_groups), workers) for by_groups in {False, few}]
     if costs.of(all_of_it).workspace + costs.beside(all_of_it) - costs.once.kept > comfortable and len({*ways}) > 1:
         del ways[0]  # however quick it would be
     return dict.fromkeys(ways)
@@ -319,7 +323,7 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
 
 def _variants(algorithm: Algorithm, call: Call, demands: Demands, target: Target) -> list[Candidate]:
     """All ways of all variants of an algorithm."""
-    problem = call.problem.padded
+    problem = call.problem.local
     variants = algorithm.variants(problem, target) if algorithm.variants and problem.macs else (algorithm,)
     return [way for variant in variants for way in _ways(variant, call, demands, target)]
 

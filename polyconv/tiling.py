@@ -1,4 +1,4 @@
-"""Cutting a problem into tiles: some images, or some rows of one image, at a time.
+"""Cutting a problem into tiles: some images, or some rows or some groups of channels of one image, at a time.
 
 A tile is the same convolution of a smaller image, so every algorithm can be cut, and knows nothing of it. It pays
 twice: what an algorithm stores on its way (the columns of ``im2col``, say, nine times the image) stays in cache
@@ -24,11 +24,18 @@ from .problem import ConvProblem
 __all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "whole"]
 
 
+_SIDE_BY_SIDE = 16  # groups that stay together: vectors hold so many, and a line of the cache
+
+
 class Tile(NamedTuple):
-    """How many images, and how many output rows of each (along the first spatial axis), are convolved at a time."""
+    """How many images, and how many output rows of each (along the first spatial axis), are convolved at a time.
+
+    And how many groups of channels; zero stands for all.
+    """
 
     images: int
     rows: int
+    groups: int = 0
 
 
 def whole(p: ConvProblem) -> Tile:
@@ -37,28 +44,44 @@ def whole(p: ConvProblem) -> Tile:
 
 
 @lru_cache  # few tiles differ, and their problems remember what they have worked out
-def part(p: ConvProblem, tile: Tile) -> ConvProblem:
-    """The problem that ``tile`` poses once its margins are there."""
+def part(p: ConvProblem, tile: Tile, pads: bool = False) -> ConvProblem:
+    """The problem that ``tile`` poses once its margins are there, but for those of whole axes where it ``pads``."""
+    if pads and tile.rows == p.output_size[0]:
+        return replace(p, batch=tile.images, groups=tile.groups or p.groups)
+    sides = p if pads else p.padded
     p = p.padded
     rows = p.window(0, 0, tile.rows)[0]
-    return replace(p, batch=tile.images, size=(rows.stop - rows.start, *p.size[1:]))
+    return replace(
+        p,
+        batch=tile.images,
+        groups=tile.groups or p.groups,
+        size=(rows.stop - rows.start, *sides.size[1:]),
+        padding=((0, 0), *sides.padding[1:]),
+    )
 
 
 def count(p: ConvProblem, tile: Tile) -> int:
     """How many tiles cover the problem."""
-    return -(-p.batch // tile.images) * -(-p.output_size[0] // tile.rows)
+    groups = -(-p.groups // tile.groups) if tile.groups else 1
+    return -(-p.batch // tile.images) * groups * -(-p.output_size[0] // tile.rows)
 
 
-def cut(p: ConvProblem, workspace: Callable[[Tile], float], limit: float, grain: int) -> Tile:
+def cut(p: ConvProblem, workspace: Callable[[Tile], float], limit: float, grain: int, by_groups: bool = False) -> Tile:
     """The largest tile, found by halving, whose ``workspace`` is within ``limit`` bytes; the smallest if none is.
 
-    Images are halved before rows: one image holds together what the next tile would have to read again. Rows are
-    kept in multiples of ``grain``, down to one such.
+    Images are halved first: one image holds together what the next tile would have to read again. Then groups are, if
+    it is to be cut ``by_groups``, and then rows, which are kept in multiples of ``grain``, down to one such.
     """
     tile = whole(p)
-    while (tile.images > 1 or tile.rows > grain) and workspace(tile) > limit:
-        images, rows = tile
-        tile = Tile(-(-images // 2), rows) if images > 1 else Tile(1, -(-rows // (2 * grain)) * grain)
+    least = _SIDE_BY_SIDE if by_groups else p.groups
+    while (tile.images > 1 or (tile.groups or p.groups) > least or tile.rows > grain) and workspace(tile) > limit:
+        images, rows, groups = tile
+        if images > 1:
+            tile = Tile(-(-images // 2), rows)
+        elif (groups or p.groups) > least:
+            tile = Tile(1, rows, -(-(groups or p.groups) // (2 * least)) * least)
+        else:
+            tile = Tile(1, -(-rows // (2 * grain)) * grain, groups)
     return tile
 
 
@@ -73,22 +96,28 @@ class _Part(NamedTuple):
     target: tuple[Any, ...]
     problem: ConvProblem
     margins: tuple[tuple[int, int], ...]
+    stretch: int
+
+
+def _stretches(p: ConvProblem, tile: Tile) -> tuple[slice, ...]:
+    """The groups of channels that are convolved at a time, each stretch with a kernel of its own."""
+    return tuple(slice(first, last) for first, last in _intervals(p.groups, tile.groups or p.groups))
 
 
 def _parts(p: ConvProblem, tile: Tile, pads: bool) -> tuple[_Part, ...]:
     """The tiles of a problem; where the algorithm ``pads``, their problems have the margins."""
     found = []
-    for (first, last), (top, bottom) in product(
-        _intervals(p.batch, tile.images), _intervals(p.output_size[0], tile.rows)
+    for (first, last), (stretch, groups), (top, bottom) in product(
+        _intervals(p.batch, tile.images), enumerate(_stretches(p, tile)), _intervals(p.output_size[0], tile.rows)
     ):
         rows, margin = p.window(0, top, bottom)
         margins = (margin, *p.padding[1:])
-        here = part(p, Tile(last - first, bottom - top))
+        here = part(p, Tile(last - first, bottom - top, groups.stop - groups.start))
         if pads:
             here = replace(here, size=(rows.stop - rows.start, *p.size[1:]), padding=margins)
         images, everything = slice(first, last), slice(None)
-        source, target = (images, everything, everything, rows), (images, everything, everything, slice(top, bottom))
-        found.append(_Part((*source, ...), (*target, ...), here, margins))
+        source, target = (images, groups, everything, rows), (images, groups, everything, slice(top, bottom))
+        found.append(_Part((*source, ...), (*target, ...), here, margins, stretch))
     return tuple(found)
 
 
@@ -130,7 +159,17 @@ class Tiles:
         cost = self.algorithm.cost(self._parts[0].problem)
         return partial(run_all, workers=self.workers, blas=cost.matmul_macs > 0, loops=cost.loop_slots > 0)
 
-    def __call__(self, x: Array, kernel: Any, bias: Array | None) -> Array:
+    def prepare(self, w: Array) -> tuple[Any, ...]:
+        """The kernel ``(G, K, C, *kernel)`` as the algorithm takes it, one for each stretch of groups."""
+        stretches, make = _stretches(self.problem, self.tile), self.algorithm.prepare
+        if make is None:
+            return tuple(w[groups] for groups in stretches)
+        padded = self.problem.padded
+        return tuple(
+            make(w[groups], replace(padded, groups=groups.stop - groups.start), self.xp) for groups in stretches
+        )
+
+    def __call__(self, x: Array, kernel: tuple[Any, ...], bias: Array | None) -> Array:
         """Convolve an image."""
         p = self.problem
         y = new(self.xp.empty, p.result_shape, p.memory_order, self.dtypes.result, self.device, self.xp)
@@ -142,8 +181,11 @@ class Tiles:
                 task()
         return y
 
-    def _run(self, x: Array, kernel: Any, bias: Array | None, y: Array, one: _Part) -> None:
+    def _run(self, x: Array, kernels: tuple[Any, ...], bias: Array | None, y: Array, one: _Part) -> None:
         """Convolve one tile."""
+        kernel = kernels[one.stretch]
+        if bias is not None:
+            bias = bias[_stretches(self.problem, self.tile)[one.stretch]]
         algorithm, (total, result), xp = self.algorithm, self.dtypes, self.xp
         image = self._padded(x[one.source], one.margins)
         if algorithm.write is not None and (result == total or (bias is None and algorithm.takes(result, total))):

@@ -179,14 +179,14 @@ def _read(entry: Any) -> tuple[Question, Choice]:
         _one_of(entry["accuracy"], ("fast", "strict")),
         None if limit is None else _checked(limit, int),
     )
-    images, rows = map(_positive, _checked(entry["tile"], list))
+    images, rows, groups = (_checked(extent, int) for extent in _checked(entry["tile"], list))
     seconds = _checked(entry["seconds"], float)
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds={seconds} is no time")
     choice = Choice(
         _one_of(entry["algorithm"], tuple(row.name for row in ALGORITHMS)),
         _checked(entry["detail"], str),
-        Tile(images, rows),
+        Tile(_positive(images), _positive(rows), groups and _positive(groups)),
         _positive(entry["workers"]),
         seconds,
     )

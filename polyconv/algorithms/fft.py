@@ -15,10 +15,10 @@ from functools import lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ..arrays import Array
+from ..arrays import Array, device, new
 from ..problem import ConvProblem
 from ..rounding import roundoff, summed
-from . import phases
+from . import phases, spectra
 from .base import Algorithm, Cost
 from .overlap import assemble, blocks, gather
 
@@ -226,7 +226,76 @@ def _overlap_save(block: tuple[int, ...] | None) -> Algorithm:
     )
 
 
-def FFT(block: int | tuple[int, ...] | None = None) -> Algorithm:  # noqa: N802 - it makes an algorithm, and reads as one
+# -- the same, fused -----------------------------------------------------------------------------------------
+
+
+def _fused_block(block: tuple[int, ...] | None, p: ConvProblem) -> tuple[int, ...]:
+    """The lengths that compiled transforms have for a block; the image's own where they have none so long."""
+    return spectra.whole(p) if block is None else block
+
+
+def _fused_reject(block: tuple[int, ...] | None, problem: ConvProblem, target: Target) -> str | None:
+    if target.uncompiled:
+        return f"fused fft {target.uncompiled}"
+    if problem.dtype not in ("float32", "float64"):
+        return f"fused fft is compiled for single and double precision, not for {problem.dtype}"
+    if not phases.straight(problem):
+        return "fused fft takes no strides and no dilation"
+    if reason := _reject(block, problem, target):
+        return reason
+    known = spectra.lengths()
+    for length in _fused_block(block, problem):
+        if length not in known:
+            return f"fused fft takes blocks of up to {known[-1]} that have two factors of up to 16, not {length}"
+    return None
+
+
+def _fused_prepare(block: tuple[int, ...] | None, w: Array, problem: ConvProblem, xp: ModuleType) -> spectra.Spectrum:
+    return spectra.prepare(w, problem, _fused_block(block, problem), xp)
+
+
+def _fused_write(
+    block: tuple[int, ...] | None, x: Array, kernel: spectra.Spectrum, problem: ConvProblem, xp: ModuleType, y: Array
+) -> None:
+    spectra.write(x, kernel, problem, _fused_block(block, problem), xp, y)
+
+
+def _fused_run(
+    block: tuple[int, ...] | None, x: Array, kernel: spectra.Spectrum, problem: ConvProblem, xp: ModuleType
+) -> Array:
+    y = new(xp.empty, problem.result_shape, problem.memory_order, problem.dtype, device(x), xp)
+    _fused_write(block, x, kernel, problem, xp, y)
+    return y
+
+
+def _fused_cost(block: tuple[int, ...] | None, p: ConvProblem) -> Cost:
+    lengths = _fused_block(block, p)
+    error = roundoff(p.dtype) * summed(p.channels, 2.6 + math.log2(math.prod(lengths)))
+    return replace(spectra.cost(p, lengths), error=error, spreads=True)
+
+
+def _fused_prepare_cost(block: tuple[int, ...] | None, p: ConvProblem) -> Cost:
+    return spectra.prepare_cost(p, _fused_block(block, p))
+
+
+@lru_cache
+def _fused(block: tuple[int, ...] | None) -> Algorithm:
+    return Algorithm(
+        "fft",
+        run=partial(_fused_run, block),
+        cost=partial(_fused_cost, block),
+        reject=partial(_fused_reject, block),
+        prepare=partial(_fused_prepare, block),
+        prepare_cost=partial(_fused_prepare_cost, block),
+        detail=", ".join(filter(None, ("" if block is None else "x".join(map(str, block)), "fused"))),
+        write=partial(_fused_write, block),
+        absorbs=lambda problem: True,
+    )
+
+
+def FFT(  # noqa: N802 - it makes an algorithm, and reads as one
+    block: int | tuple[int, ...] | None = None, fused: bool = False
+) -> Algorithm:
     """Convolution by Fourier transforms of blocks of ``block`` inputs, for ``algorithm=``.
 
     Parameters
@@ -234,6 +303,9 @@ def FFT(block: int | tuple[int, ...] | None = None) -> Algorithm:  # noqa: N802 
     block
         The length of a block along each spatial axis, or one length for a single axis: at least the kernel's, and
         better a product of twos, threes and fives. By default the whole image is one block.
+    fused
+        Whether blocks are gathered, transformed, multiplied and transformed back in one pass, by what numba compiles,
+        rather than by one array operation after the other; of images in NumPy's arrays, and for some lengths up to 256.
 
     Raises
     ------
@@ -241,29 +313,34 @@ def FFT(block: int | tuple[int, ...] | None = None) -> Algorithm:  # noqa: N802 
         For lengths that are no positive integers.
     """
     if block is None:
-        return _ONE_BLOCK
+        return replace(_fused(None), variants=_one_fused_block) if fused else _ONE_BLOCK
     lengths = tuple(block) if isinstance(block, tuple | list) else (block,)
     for length in lengths:
         if not isinstance(length, int) or isinstance(length, bool):
             raise TypeError(f"block={block!r} must be an integer or a tuple of integers")
         if length < 1:
             raise ValueError(f"block={block!r} must be at least 1 along every axis")
-    return _overlap_save(lengths)
+    return _fused(lengths) if fused else _overlap_save(lengths)
 
 
-def _variants(problem: ConvProblem, target: object) -> tuple[Algorithm, ...]:
-    """Blocks from twice the kernel to the whole image, doubled from one to the next."""
-    p = phases.unit(problem)
+def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
+    """Blocks from twice the kernel to the whole image, doubled from one to the next, and those of compiled loops."""
+    p = phases.unit(problem.padded)
     found: list[tuple[int, ...]] = []
     while not found or found[-1] != tuple(map(good_length, p.size)):
         factor = 2 ** (len(found) + 1)
         found.append(tuple(good_length(min(factor * k, size)) for k, size in zip(p.kernel, p.size, strict=True)))
-    return tuple(map(_overlap_save, dict.fromkeys(found)))
+    compiled = phases.straight(problem) and not target.uncompiled
+    return (*map(_overlap_save, dict.fromkeys(found)), *map(_fused, spectra.sizes(problem) if compiled else ()))
 
 
 def _one_block(problem: ConvProblem, target: object) -> tuple[Algorithm, ...]:
     """One block for the whole image, its length fixed here: a prepared kernel must fit the image's tiles as well."""
-    return (_overlap_save(_block(None, phases.unit(problem))),)
+    return (_overlap_save(_block(None, phases.unit(problem.padded))),)
+
+
+def _one_fused_block(problem: ConvProblem, target: object) -> tuple[Algorithm, ...]:
+    return (_fused(spectra.whole(problem)),)
 
 
 _ONE_BLOCK = replace(_overlap_save(None), variants=_one_block)

@@ -31,7 +31,7 @@ REGISTERS = 32 if _WIDE else 16
 _INT, _INDEX = ir.IntType(32), ir.IntType(64)
 
 
-class _Vectors:
+class Vectors:
     """What a builder must know to load, store and multiply vectors of one dtype."""
 
     def __init__(self, builder: Any, dtype: Any) -> None:
@@ -108,7 +108,7 @@ def multiply(
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v = _Vectors(builder, signature.args[0])
+        v = Vectors(builder, signature.args[0])
 
         def data(which: int) -> Any:
             return builder.inttoptr(args[which], v.type.element.as_pointer())
@@ -195,7 +195,7 @@ def slide(
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v = _Vectors(builder, signature.args[0])
+        v = Vectors(builder, signature.args[0])
         a_base, a_row, a_tap, b_base, b_tap, y_base, y_row, lanes, begin, end, taps = (
             context.cast(builder, args[i], signature.args[i], types.int64)
             for i in (5, 6, 7, 10, 11, 14, 15, 16, 17, 18, 19)
@@ -258,7 +258,7 @@ def copy(context, element, source, begin, target, start, number):
     """``target[start + i] = source[begin + i]`` for ``i < number``, in vectors however few there are."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v = _Vectors(builder, signature.args[0])
+        v = Vectors(builder, signature.args[0])
         source, target = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (1, 3))
         _, _, begin, _, start, number = args
         with cgutils.for_range_slice(builder, _INDEX(0), number, _INDEX(v.lanes)) as (i, _):
@@ -274,7 +274,7 @@ def gather(context, element, source, begin, step, target, start, number):
     """``target[start + i] = source[begin + i * step]`` for ``i < number``."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = _Vectors(builder, signature.args[0]).type.element.as_pointer()
+        place = Vectors(builder, signature.args[0]).type.element.as_pointer()
         source, target = (builder.inttoptr(args[i], place) for i in (1, 4))
         _, _, begin, step, _, start, number = args
         with cgutils.for_range(builder, number) as loop:
