@@ -30,7 +30,7 @@ _SIDE_BY_SIDE = 16  # groups that stay together: vectors hold so many, and a lin
 class Tile(NamedTuple):
     """How many images, and how many output rows of each (along the first spatial axis), are convolved at a time.
 
-    And how many groups of channels; zero stands for all.
+    And how many groups of channels, with what is left over, where fewer than that are; zero stands for all.
     """
 
     images: int
@@ -43,18 +43,27 @@ def whole(p: ConvProblem) -> Tile:
     return Tile(p.batch, p.output_size[0])
 
 
+def _stretches(p: ConvProblem, tile: Tile) -> tuple[slice, ...]:
+    """The groups of channels that are convolved at a time, each stretch with its own kernel; the last is widest."""
+    some = tile.groups or p.groups
+    starts = range(0, max(p.groups - some, 0) + 1, some)
+    return tuple(map(slice, starts, [*starts[1:], p.groups]))
+
+
 @lru_cache  # few tiles differ, and their problems remember what they have worked out
 def part(p: ConvProblem, tile: Tile, pads: bool = False) -> ConvProblem:
     """The problem that ``tile`` poses once its margins are there, but for those of whole axes where it ``pads``."""
+    widest = _stretches(p, tile)[-1]
+    groups = widest.stop - widest.start
     if pads and tile.rows == p.output_size[0]:
-        return replace(p, batch=tile.images, groups=tile.groups or p.groups)
+        return replace(p, batch=tile.images, groups=groups)
     sides = p if pads else p.padded
     p = p.padded
     rows = p.window(0, 0, tile.rows)[0]
     return replace(
         p,
         batch=tile.images,
-        groups=tile.groups or p.groups,
+        groups=groups,
         size=(rows.stop - rows.start, *sides.size[1:]),
         padding=((0, 0), *sides.padding[1:]),
     )
@@ -62,8 +71,7 @@ def part(p: ConvProblem, tile: Tile, pads: bool = False) -> ConvProblem:
 
 def count(p: ConvProblem, tile: Tile) -> int:
     """How many tiles cover the problem."""
-    groups = -(-p.groups // tile.groups) if tile.groups else 1
-    return -(-p.batch // tile.images) * groups * -(-p.output_size[0] // tile.rows)
+    return -(-p.batch // tile.images) * len(_stretches(p, tile)) * -(-p.output_size[0] // tile.rows)
 
 
 def cut(p: ConvProblem, workspace: Callable[[Tile], float], limit: float, grain: int, by_groups: bool = False) -> Tile:
@@ -99,11 +107,6 @@ class _Part(NamedTuple):
     stretch: int
 
 
-def _stretches(p: ConvProblem, tile: Tile) -> tuple[slice, ...]:
-    """The groups of channels that are convolved at a time, each stretch with a kernel of its own."""
-    return tuple(slice(first, last) for first, last in _intervals(p.groups, tile.groups or p.groups))
-
-
 def _parts(p: ConvProblem, tile: Tile, pads: bool) -> tuple[_Part, ...]:
     """The tiles of a problem; where the algorithm ``pads``, their problems have the margins."""
     found = []
@@ -112,7 +115,7 @@ def _parts(p: ConvProblem, tile: Tile, pads: bool) -> tuple[_Part, ...]:
     ):
         rows, margin = p.window(0, top, bottom)
         margins = (margin, *p.padding[1:])
-        here = part(p, Tile(last - first, bottom - top, groups.stop - groups.start))
+        here = replace(part(p, Tile(last - first, bottom - top)), groups=groups.stop - groups.start)
         if pads:
             here = replace(here, size=(rows.stop - rows.start, *p.size[1:]), padding=margins)
         images, everything = slice(first, last), slice(None)
@@ -163,10 +166,10 @@ class Tiles:
         """The kernel ``(G, K, C, *kernel)`` as the algorithm takes it, one for each stretch of groups."""
         stretches, make = _stretches(self.problem, self.tile), self.algorithm.prepare
         if make is None:
-            return tuple(w[groups] for groups in stretches)
+            return tuple(w[groups, ...] for groups in stretches)
         padded = self.problem.padded
         return tuple(
-            make(w[groups], replace(padded, groups=groups.stop - groups.start), self.xp) for groups in stretches
+            make(w[groups, ...], replace(padded, groups=groups.stop - groups.start), self.xp) for groups in stretches
         )
 
     def __call__(self, x: Array, kernel: tuple[Any, ...], bias: Array | None) -> Array:
@@ -185,7 +188,7 @@ class Tiles:
         """Convolve one tile."""
         kernel = kernels[one.stretch]
         if bias is not None:
-            bias = bias[_stretches(self.problem, self.tile)[one.stretch]]
+            bias = bias[_stretches(self.problem, self.tile)[one.stretch], ...]
         algorithm, (total, result), xp = self.algorithm, self.dtypes, self.xp
         image = self._padded(x[one.source], one.margins)
         if algorithm.write is not None and (result == total or (bias is None and algorithm.takes(result, total))):

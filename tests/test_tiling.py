@@ -17,6 +17,7 @@ import polyconv as pc
 from polyconv import tiling
 from polyconv.algorithms import ALGORITHMS
 from polyconv.dtypes import Dtypes
+from polyconv.execution import road
 
 
 @st.composite
@@ -58,7 +59,7 @@ def test_the_cut_is_the_largest_by_halving_within_the_limit(p: pc.ConvProblem, l
 
     p = p.padded
     tile = tiling.cut(p, elements, limit, grain)
-    images, rows = tile
+    images, rows, _ = tile
     assert 1 <= images <= p.batch
     assert 1 <= rows <= p.output_size[0]
     assert rows % grain == 0 or rows == p.output_size[0]
@@ -82,14 +83,14 @@ def test_tiles_cover_the_result_once(p: pc.ConvProblem, images: int, rows: int, 
         assert x.dtype == np.float64
         inside.append(int(x.sum()))
         seen.append(q)
-        assert w is kernel
+        assert w is kernels[0]
         return np.ones((q.batch, q.groups, q.filters, *q.output_size))
 
     count_ones = pc.Algorithm("ones", ones, ALGORITHMS[0].cost, ALGORITHMS[0].reject)
-    x, kernel = np.ones((p.batch, 1, 2, *p.size), dtype=np.int8), object()  # whatever an algorithm prepares
+    x, kernels = np.ones((p.batch, 1, 2, *p.size), dtype=np.int8), (object(),)  # whatever an algorithm prepares
     bias = np.arange(3.0).reshape((1, 3) + (1,) * p.ndim)
     dtypes = Dtypes(np.dtype(np.float64), np.dtype(np.float32))
-    y = tiling.Tiles(count_ones, p, tile, workers, dtypes, "cpu", np)(x, kernel, bias)
+    y = tiling.Tiles(count_ones, p, tile, workers, dtypes, "cpu", np)(x, kernels, bias)
     assert y.dtype == np.float32
     assert (y == 1 + bias).all()
     if tile == tiling.whole(p):
@@ -144,15 +145,19 @@ def test_tiles_are_as_many_as_the_plan_says() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workspace_does_not_grow_with_the_image(workers: int) -> None:
-    def workspace(height: int, width: int, algorithm: str) -> int:
+    def workspace(height: int, width: int, algorithm: str | pc.Algorithm) -> int:
         x, w = np.empty((4, 3, height, width), dtype=np.float32), np.empty((8, 3, 3, 3), dtype=np.float32)
-        return {c.name: c for c in pc.plan(x, w, workers=workers).candidates}[algorithm].workspace
+        return pc.plan(x, w, workers=workers, algorithm=algorithm).chosen.workspace
 
     for algorithm in ("im2col", "taps", "tensordot", "einsum", "strided_sum", "winograd"):
         assert workspace(1000, 1000, algorithm) <= workers * 3 * 2**20
         assert workspace(4000, 4000, algorithm) <= workers * 3 * 2**20
     # A tile of Fourier transforms is one row of large blocks, as long as the image is wide.
-    assert workspace(4000, 1000, "fft") == workspace(1000, 1000, "fft") <= workers * 7 * 2**20
+    blocks = pc.FFT((24, 24))
+    assert workspace(4000, 1000, blocks) == workspace(1000, 1000, blocks) <= workers * 7 * 2**20
+    # Loops that need no workspace may have to copy the image all the same.
+    for algorithm in ("direct", "fft"):
+        assert workspace(4000, 4000, algorithm) <= 64 * 2**20
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -164,3 +169,29 @@ def test_tiled_results_lie_in_memory_as_the_layout_does(layout: str) -> None:
         y = pc.conv2d(x, w, layout=layout, kernel_layout="OIHW", algorithm="im2col")
     assert len(ran) > 1
     assert y.flags.c_contiguous
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("algorithm", ["direct", "im2col", "depthwise", "fft"])
+def test_groups_apart_are_groups_together(algorithm: str, layout: str) -> None:
+    """Some groups of channels at a time, each stretch with a kernel of its own, and rows of them besides."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 40, 24, 24)), rng.standard_normal((40, 1, 5, 5))
+    if layout == "NHWC":
+        x, w = x.transpose(0, 2, 3, 1), w.transpose(2, 3, 1, 0)
+    bias = rng.standard_normal(40)
+    plan = pc.plan(x, w, layout=layout, groups=40, padding=2, algorithm=algorithm)
+    expected = plan(x, w, bias)
+    for tile in (tiling.Tile(1, 24, 16), tiling.Tile(2, 8, 32), tiling.Tile(1, 7, 20)):
+        for workers in (1, 2):
+            laid = road(plan.call, plan.chosen.algorithm, tile, workers)
+            np.testing.assert_allclose(laid(x, *laid.prepare(w, bias)), expected, rtol=0, atol=1e-12)
+
+
+def test_an_image_with_many_channels_is_shared_by_groups() -> None:
+    """One image that one block holds: two threads take half the channels each."""
+    x, w = np.ones((1, 56, 56, 128), dtype="float32"), np.ones((31, 31, 1, 128), dtype="float32")
+    plan = pc.plan(x, w, layout="NHWC", groups=128, padding=15, workers=2)
+    assert plan.chosen.tile == tiling.Tile(1, 56, 64)
+    assert plan.chosen.workers == 2
+    assert len(plan.prepare(w).kernel) == 2

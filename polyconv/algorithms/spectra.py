@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -30,7 +31,7 @@ _FLAT = 8  # rows of a block along an axis without taps
 
 @lru_cache
 def factors(n: int) -> tuple[int, int] | None:
-    """Two factors of a length whose transforms are straight-line code, as near to each other as can be, if there are."""
+    """Two factors of a length, both of straight-line code and near to each other; None where there are none."""
     pairs = [(n // s, s) for s in _RADICES if n % s == 0 and n // s in _RADICES]
     return min(pairs, key=lambda pair: (max(pair), pair)) if pairs else None
 
@@ -95,7 +96,7 @@ class Spectrum(NamedTuple):
     lanes: int
 
 
-@lru_cache
+@lru_cache(maxsize=None)  # tables hold their addresses for good, and lengths are few
 def _twiddles(points: int, dtype: object) -> tuple[tuple[int, int], Array]:
     """The two factors of a transform and the roots of unity between them."""
     found = factors(points)
@@ -121,10 +122,10 @@ def _half(axes: tuple[Axis, ...]) -> tuple[int, ...]:
     return (*(axis.points for axis in axes[:-1]), axes[-1].points // 2 + 1)
 
 
-def _work(longest: int, lanes: int, dtype: object, item: int) -> tuple[Array, tuple[int, int]]:
-    """Room for four lines of blocks."""
-    room = aligned((4 * (longest + lanes) * 2 * lanes,), dtype)
-    return room, (address(room), item)
+def _work(axes: Sequence[int], lanes: int, like: Array, xp: ModuleType) -> tuple[Array, tuple[int, int, Array]]:
+    """Workspace of the loops beside that for spectra, and what they are told of it."""
+    room = aligned((4 * (max(axes) + lanes) * 2 * lanes,), like.dtype)
+    return room, (address(room), like.itemsize, xp.zeros((5 + 2 * len(axes), lanes), dtype=xp.int64))
 
 
 def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) -> Spectrum:
@@ -132,7 +133,7 @@ def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) ->
     from ..compiled import microkernel, spectra
 
     lanes = microkernel.VECTOR_BYTES // p.itemsize
-    p, axes, wide, folded = form(p, block, lanes)
+    p, axes, wide, _folded = form(p, block, lanes)
     w = xp.reshape(w, (p.groups, p.filters, p.channels, *p.kernel))
     groups = -(-p.groups // lanes) * lanes
     if wide:
@@ -145,11 +146,12 @@ def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) ->
     blocks = -(-number // lanes)
     made = aligned((blocks, *half, 2, lanes), w.dtype)
     points = tuple(axis.points for axis in axes)
-    _room, work = _work(max(points), lanes, w.dtype, p.itemsize)
+    _room, work = _work(points, lanes, w, xp)
     steps = tuple(math.prod(p.kernel[axis:]) for axis in range(p.ndim + 1))
     spectra.kernel(
-        w.dtype.type(0), number, points, _plans(axes, w.dtype, xp), address(items), p.kernel, steps, address(made), work
-    )
+        w.dtype.type(0), False, number, points, _plans(axes, w.dtype, xp), address(items), p.kernel, steps,
+        address(made), work,
+    )  # fmt: skip
     scale = 0.25 / math.prod(points)  # each of two transforms forwards is twice too large
     made[..., 0, :] *= scale
     made[..., 1, :] *= -scale
@@ -215,7 +217,7 @@ def write(x: Array, kernel: Spectrum, p: ConvProblem, block: tuple[int, ...], xp
 
     lanes = microkernel.VECTOR_BYTES // p.itemsize
     t = _tables(p, block, lanes, x.dtype, xp)
-    q, axes, wide, folded = form(p, block, lanes)
+    q, _axes, wide, folded = form(p, block, lanes)
     made, y_interleaved = _planes(y, wide, False, xp)
     x, x_interleaved = _planes(x, wide, True, xp)
     x, x_steps = memory(x)
@@ -224,7 +226,7 @@ def write(x: Array, kernel: Spectrum, p: ConvProblem, block: tuple[int, ...], xp
         x_steps, y_steps = ((0, *steps[1:3], steps[0], *steps[3:]) for steps in (x_steps, y_steps))
     size = math.prod(t.lengths[:-1]) * (t.lengths[-1] // 2 + 1) * 2 * lanes
     transformed = aligned(((q.channels + (q.filters > 1)) * size,), x.dtype)
-    _room, work = _work(max(t.lengths), lanes, x.dtype, p.itemsize)
+    _room, work = _work(t.lengths, lanes, x, xp)
     there = address(transformed)
     spectra.convolve(
         x.dtype.type(0), wide, (x_interleaved, y_interleaved), q.batch, q.groups, q.channels, q.filters,
@@ -279,10 +281,10 @@ def _cycles(points: int) -> float:
     return 2.0 * points * math.log2(points) if points > 1 else 0.0
 
 
-# Cycles for a point of a line beside its transform: gathered or put in place, and taken apart into two rows; and read
-# from a far cache, multiplied and written there.
-_ROW, _TURNED, _LINE, _PRODUCT = 24.0, 14.0, 6.0, 12.0
-_FAR, _TOO_FAR = 2**20, 1.25  # bytes of spectra that are too many for a cache, and what that costs
+# Cycles for a point of a line beside its transform: gathered or put in place, and taken apart into two rows; the same
+# for every lane of them that are not neighbours in memory; read from a far cache and written there; multiplied. And for
+# every lane of two rows.
+_ROW, _TURNED, _LINE, _PRODUCT, _PAIR = 24.0, 0.9, 6.0, 12.0, 38.0
 
 
 def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
@@ -300,7 +302,8 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
         for extents in (p.size[:-1], [axis.outputs for axis in first])
     )
     pairs = p.channels * -(-seen // 2) + p.filters * -(-made // 2)
-    row = _cycles(last.points) + last.points * (_ROW + (0 if wide and interleaved else _TURNED))
+    row = _PAIR * lanes + _cycles(last.points)
+    row += last.points * (_ROW + (0 if wide and interleaved else _TURNED * lanes))
     every = rows * (last.points // 2 + 1)
     lines = sum(every // axis.points * (_cycles(axis.points) + axis.points * _LINE) for axis in first[1:])
     lines += every // first[0].points * _cycles(first[0].points) + every * _LINE
@@ -311,7 +314,7 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
     turned = 0 if wide or not interleaved else p.image_elements + p.output_elements
     kernel = 2 * p.groups * p.filters * p.channels * math.prod(_half(axes))
     return Cost(
-        loop_slots=int(2 * lanes * cycles * (_TOO_FAR if spectra * item > _FAR else 1)),
+        loop_slots=int(2 * lanes * cycles),
         other_flops=int(blocks * lanes * (p.channels + p.filters) * 2.5 * 2 * every * math.log2(2 * every)),
         traffic=(p.image_elements + p.output_elements + 2 * turned + kernel * (number if wide else 1)) * item,
         runs=turned // 4,
@@ -325,13 +328,13 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
 def prepare_cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
     """What :func:`prepare` costs."""
     lanes, item = VECTOR_BYTES // p.itemsize, p.itemsize
-    q, axes, wide, _ = form(p, block, lanes)
+    q, axes, _wide, _ = form(p, block, lanes)
     *first, last = axes
     points = math.prod(axis.points for axis in first)
     kernels = -(-q.groups * q.filters * q.channels // lanes)
     pairs = -(-math.prod(q.kernel[:-1]) // 2)
     every = points * (last.points // 2 + 1)
-    cycles = pairs * (_cycles(last.points) + last.points * (_ROW + _TURNED))
+    cycles = pairs * (_PAIR * lanes + _cycles(last.points) + last.points * (_ROW + _TURNED * lanes))
     cycles += sum(every // axis.points * (_cycles(axis.points) + axis.points * _LINE) for axis in first)
     held = kept(p, block)
     return Cost(

@@ -11,20 +11,17 @@ import cmath
 import math
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .microkernel import Vectors
 from .vectors import lanes_of
 
-__all__ = ["RADICES", "ZERO", "transform"]
+__all__ = ["RADICES", "transform"]
 
 _INDEX = ir.IntType(64)
-ZERO = np.int64(0)
-"""An integer that numba takes for any other, and compiles nothing for it alone."""
 
 
 class _Complex:
@@ -212,8 +209,8 @@ def transform(element, r, s, twiddles, source, s_base, s_step, target, t_base, t
     has room for all points; source and target may be the same.
     """
     _apart()
-    lanes = lanes_of(element)
+    lanes, zero = lanes_of(element), int64(0)  # which numba takes for any other, and compiles nothing for it alone
     _stages(element, r, source, s_base, s_step, s * s_step, turn,
-            scratch, ZERO, 2 * lanes, 2 * lanes * s, ZERO, twiddles, s)  # fmt: skip
-    _stages(element, s, scratch, ZERO, 2 * lanes * s, 2 * lanes, ZERO,
+            scratch, zero, 2 * lanes, 2 * lanes * s, zero, twiddles, s)  # fmt: skip
+    _stages(element, s, scratch, zero, 2 * lanes * s, 2 * lanes, zero,
             target, t_base, t_step, r * t_step, turn, None, r)  # fmt: skip

@@ -10,10 +10,9 @@ the last.
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from numba import int64, njit
 
-from .butterflies import ZERO, transform
+from .butterflies import transform
 from .vectors import lanes_of, lanes_to_rows, load, load_first, rows_to_lanes, splat, store, store_first, zero
 from .waiting import announce
 
@@ -21,18 +20,20 @@ __all__ = ["convolve", "kernel"]
 
 
 @njit(nogil=True, cache=True)
-def _bounds(bounds, number, bases, corners, row, start, lengths, sizes, most, steps):
-    """Where a row of every block lies, and which of its elements are there: ``(3, lanes)``, see ``rows_to_lanes``.
+def _bounds(places, number, bases, corners, row, start, lengths, sizes, most, steps):
+    """Where a row of every block lies, and which of its elements are there: the first three rows of ``places``.
 
-    A block of ``lengths`` begins at its ``corners`` in an array of ``sizes``, and has ``most`` elements that count.
-    Says whether there are any.
+    Those are as ``rows_to_lanes`` takes them. The row ``bases`` of ``places``, ``(rows, lanes)``, says where the blocks
+    of ``lengths`` begin in memory, those from ``corners`` on where in an array of ``sizes``; ``most`` of their elements
+    count. Says whether there are any.
     """
     last, somewhere = len(lengths) - 1, False
-    bounds[1:] = 0
+    places[1:3] = 0
     for lane in range(number):
-        bounds[0, lane] = bases[lane] + start
-        bounds[1, lane] = max(0, -corners[lane, last])
-        bounds[2, lane] = max(0, min(most[last], sizes[last] - corners[lane, last]))
+        corner = places[corners + last, lane]
+        places[0, lane] = places[bases, lane] + start
+        places[1, lane] = max(0, -corner)
+        places[2, lane] = max(0, min(most[last], sizes[last] - corner))
     for axis in range(last - 1, -1, -1):
         rest = row // lengths[axis]
         i = row - rest * lengths[axis]
@@ -40,22 +41,22 @@ def _bounds(bounds, number, bases, corners, row, start, lengths, sizes, most, st
         if i >= most[axis]:
             return False
         for lane in range(number):
-            bounds[0, lane] += i * steps[axis]
-            if not 0 <= corners[lane, axis] + i < sizes[axis]:
-                bounds[2, lane] = 0
+            places[0, lane] += i * steps[axis]
+            if not 0 <= places[corners + axis, lane] + i < sizes[axis]:
+                places[2, lane] = 0
     for lane in range(number):
-        somewhere = somewhere or bounds[2, lane] > bounds[1, lane]
+        somewhere = somewhere or places[2, lane] > places[1, lane]
     return somewhere
 
 
 @njit(nogil=True, cache=True)
-def _gather(element, x, step, interleaved, bounds, number, length, target, begin):
+def _gather(element, x, step, interleaved, places, number, length, target, begin):
     """A row of every block: element ``j`` goes to ``begin + 2 * j * lanes``, zeros where there is none."""
     lanes = lanes_of(element)
     if not interleaved:
-        rows_to_lanes(element, x, bounds, length, target, begin, 2 * lanes)
+        rows_to_lanes(element, x, places, length, target, begin, 2 * lanes)
         return
-    first, low, high = bounds[0, 0], bounds[1, 0], bounds[2, 0]
+    first, low, high = places[0, 0], places[1, 0], places[2, 0]
     for j in range(low):
         store(zero(element), target, begin + 2 * j * lanes)
     for j in range(low, high):
@@ -66,7 +67,7 @@ def _gather(element, x, step, interleaved, bounds, number, length, target, begin
 
 @njit(nogil=True, cache=True)
 def _rows_forward(
-    element, x, step, interleaved, number, bases, corners, start, lengths, sizes, steps, plan, spectra, at, bounds,
+    element, x, step, interleaved, places, number, bases, corners, start, lengths, sizes, steps, plan, spectra, at,
     buffer, scratch,
 ):  # fmt: skip
     """Gather and transform all rows of blocks, two at a time, into ``spectra`` from ``at`` on; twice too large."""
@@ -79,11 +80,11 @@ def _rows_forward(
         somewhere = False
         for part in range(2):
             there = row + part < rows and _bounds(
-                bounds, 1 if interleaved else number, bases, corners, row + part, start, lengths, sizes, lengths, steps
+                places, 1 if interleaved else number, bases, corners, row + part, start, lengths, sizes, lengths, steps
             )
             somewhere = somewhere or there
             if there:
-                _gather(element, x, step, interleaved, bounds, number, length, buffer, part * lanes)
+                _gather(element, x, step, interleaved, places, number, length, buffer, part * lanes)
             else:
                 for j in range(length):
                     store(zero(element), buffer, j * pair + part * lanes)
@@ -93,7 +94,7 @@ def _rows_forward(
             for j in range(first, first + min(2, rows - row) * half * pair, lanes):
                 store(zero(element), spectra, j)
             continue
-        transform(element, r, s, twiddles, buffer, ZERO, pair, buffer, ZERO, pair, ZERO, scratch)
+        transform(element, r, s, twiddles, buffer, int64(0), pair, buffer, int64(0), pair, int64(0), scratch)
         for j in range(half):
             here, there = j * pair, (length - j if j else 0) * pair
             a, b = load(element, buffer, here), load(element, buffer, here + lanes)
@@ -107,7 +108,7 @@ def _rows_forward(
 
 @njit(nogil=True, cache=True)
 def _rows_backward(
-    element, y, step, interleaved, number, bases, corners, start, lengths, sizes, most, steps, plan, spectra, bounds,
+    element, y, step, interleaved, places, number, bases, corners, start, lengths, sizes, most, steps, plan, spectra,
     buffer, scratch,
 ):  # fmt: skip
     """Transform those rows of blocks back that hold results, two at a time, and put these in place."""
@@ -119,7 +120,9 @@ def _rows_backward(
     for row in range(0, rows, 2):
         done = False
         for part in range(min(2, rows - row)):
-            if not _bounds(bounds, 1 if interleaved else number, bases, corners, row + part, start, lengths, sizes, most, steps):
+            if not _bounds(
+                places, 1 if interleaved else number, bases, corners, row + part, start, lengths, sizes, most, steps
+            ):
                 continue
             if not done:
                 first = row * half * pair
@@ -132,15 +135,13 @@ def _rows_backward(
                     store(c - b, buffer, there + lanes)
                     store(a - d, buffer, here)
                     store(b + c, buffer, here + lanes)
-                transform(element, r, s, twiddles, buffer, ZERO, pair, buffer, ZERO, pair, lanes, scratch)
+                transform(element, r, s, twiddles, buffer, int64(0), pair, buffer, int64(0), pair, lanes, scratch)
                 done = True
             if interleaved:
-                for j in range(bounds[2, 0]):
-                    store_first(
-                        load(element, buffer, j * pair + part * lanes), y, bounds[0, 0] + j * step, number
-                    )
+                for j in range(places[2, 0]):
+                    store_first(load(element, buffer, j * pair + part * lanes), y, places[0, 0] + j * step, number)
             else:
-                lanes_to_rows(element, buffer, part * lanes, pair, most[-1], y, bounds)
+                lanes_to_rows(element, buffer, part * lanes, pair, most[-1], y, places)
 
 
 @njit(nogil=True, cache=True)
@@ -161,11 +162,11 @@ def _lines(element, spectra, at, lengths, axis, plan, turn, scratch):
 
 
 @njit(nogil=True, cache=True)
-def _multiply(element, wide, x, x_base, x_step, w, w_base, w_step, y, number, more):
-    """``y``, complex numbers one after the other, is or grows by ``x`` times ``w``, of vectors or of numbers for all."""
+def _multiply(element, wide, x, x_base, x_step, w, w_base, w_step, y, y_base, y_step, number, more):
+    """``y`` is or grows by ``x`` times ``w``, complex numbers a step apart: ``w`` has vectors, or numbers for all lanes."""
     lanes = lanes_of(element)
     for i in range(number):
-        here, there = x_base + i * x_step, w_base + i * w_step
+        here, there, end = x_base + i * x_step, w_base + i * w_step, y_base + i * y_step
         a, b = load(element, x, here), load(element, x, here + lanes)
         if wide:
             c, d = load(element, w, there), load(element, w, there + lanes)
@@ -173,9 +174,9 @@ def _multiply(element, wide, x, x_base, x_step, w, w_base, w_step, y, number, mo
             c, d = splat(element, w, there), splat(element, w, there + 1)
         re, im = a * c - b * d, a * d + b * c
         if more:
-            re, im = re + load(element, y, 2 * i * lanes), im + load(element, y, (2 * i + 1) * lanes)
-        store(re, y, 2 * i * lanes)
-        store(im, y, (2 * i + 1) * lanes)
+            re, im = re + load(element, y, end), im + load(element, y, end + lanes)
+        store(re, y, end)
+        store(im, y, end + lanes)
 
 
 @njit(nogil=True, cache=True)
@@ -184,21 +185,33 @@ def _filtered(
     scratch,
 ):  # fmt: skip
     """Along the first axis: transform every channel, unless there are several filters, multiply, sum and transform back."""
-    lanes = lanes_of(element)
-    pair = 2 * lanes
+    pair, inner = 2 * lanes_of(element), size // lengths[0]
     length, r, s, twiddles = plan[0], plan[1], plan[2], plan[3]
-    inner = size // lengths[0]
     for j in range(w_lines.size):
-        for sub in range(lengths[0] // length):
-            base = (sub * inner + j * pair) if length == 1 else j * pair
-            for c in range(channels):
-                there = w_lines[j] + (k * channels + c) * w_channel
-                if filters == 1:
-                    transform(element, r, s, twiddles, spectra, c * size + base, inner, line, ZERO, pair, ZERO, scratch)
-                    _multiply(element, wide, line, ZERO, pair, w, there, w_step, sums, length, c > 0)
-                else:
-                    _multiply(element, wide, spectra, c * size + base, inner, w, there, w_step, sums, length, c > 0)
-            transform(element, r, s, twiddles, sums, ZERO, pair, result, base, inner, lanes, scratch)
+        base = j * pair
+        for c in range(channels):
+            x, start, step = spectra, c * size + base, inner
+            if length > 1 and filters == 1:
+                transform(element, r, s, twiddles, spectra, start, inner, line, int64(0), pair, int64(0), scratch)
+                x, start, step = line, int64(0), pair
+            there, more = w_lines[j] + (k * channels + c) * w_channel, c > 0
+            if length > 1:
+                _multiply(element, wide, x, start, step, w, there, w_step, sums, int64(0), pair, length, more)
+            else:
+                _multiply(element, wide, x, start, step, w, there, int64(0), result, base, inner, lengths[0], more)
+        if length > 1:
+            transform(element, r, s, twiddles, sums, int64(0), pair, result, base, inner, lanes_of(element), scratch)
+
+
+@njit(nogil=True, cache=True)
+def _room(element, lengths):
+    """Elements of the longest line of a block, and of its spectra."""
+    longest, size = 0, (lengths[-1] // 2 + 1) * 2 * lanes_of(element)
+    for axis in range(len(lengths)):
+        longest = max(longest, lengths[axis])
+        if axis < len(lengths) - 1:
+            size *= lengths[axis]
+    return (longest + lanes_of(element)) * 2 * lanes_of(element), size
 
 
 @njit(nogil=True, cache=True)
@@ -213,75 +226,68 @@ def convolve(
     says which result is the first of each, and lies ``lows`` further on than its first pixel. ``x_steps`` and
     ``y_steps`` are those from an image, a group, a channel (or filter), and a place along each axis to the next.
     ``w_lines`` says where the kernel's frequencies lie that a line along the first axis meets, ``w_step`` apart;
-    kernels of channels are ``w_channel`` apart, those of a group, or of lanes of them, ``w_block``.
+    kernels of channels are ``w_channel`` apart, those of a group, or of lanes of them, ``w_block``. ``spectra`` and
+    ``result`` are workspace, and ``work`` more of it: room for four lines, the bytes of an element, and a table of
+    ``(5 + 2 * axes, lanes)`` integers.
     """
     announce()
     lanes, axes, number = lanes_of(element), len(lengths), len(firsts)
-    bounds = np.zeros((3, lanes), dtype=np.int64)
-    x_bases, y_bases = np.zeros(lanes, dtype=np.int64), np.zeros(lanes, dtype=np.int64)
-    x_corners, y_corners = np.zeros((lanes, axes), dtype=np.int64), np.zeros((lanes, axes), dtype=np.int64)
-    longest, size = 0, (lengths[-1] // 2 + 1) * 2 * lanes
-    for axis in range(axes):
-        longest = max(longest, lengths[axis])
-        if axis < axes - 1:
-            size *= lengths[axis]
-    room = (longest + lanes) * 2 * lanes * work[1]
-    buffer, scratch, line, sums = work[0], work[0] + room, work[0] + 2 * room, work[0] + 3 * room
+    room, size = _room(element, lengths)
+    address, item, places = work
+    room *= item
+    buffer, scratch, line, sums = address, address + room, address + 2 * room, address + 3 * room
     inside, outside = (groups, images * number) if wide else (images * number, groups)
     for other in range(outside):
         for first in range(0, inside, lanes):
             some = min(lanes, inside - first)
             for lane in range(some):
-                item, group = (other, first + lane) if wide else (first + lane, other)
-                image, block = divmod(item, number)
-                x_bases[lane] = image * x_steps[0] + group * x_steps[1]
-                y_bases[lane] = image * y_steps[0] + group * y_steps[1]
+                block, group = (other, first + lane) if wide else (first + lane, other)
+                image, block = divmod(block, number)
+                places[3, lane] = image * x_steps[0] + group * x_steps[1]
+                places[4, lane] = image * y_steps[0] + group * y_steps[1]
                 for axis in range(axes):
-                    x_corners[lane, axis] = firsts[block, axis] - lows[axis]
-                    y_corners[lane, axis] = firsts[block, axis]
-                    x_bases[lane] += x_corners[lane, axis] * x_steps[3 + axis]
-                    y_bases[lane] += y_corners[lane, axis] * y_steps[3 + axis]
+                    corner = firsts[block, axis]
+                    places[5 + axis, lane] = corner - lows[axis]
+                    places[5 + axes + axis, lane] = corner
+                    places[3, lane] += (corner - lows[axis]) * x_steps[3 + axis]
+                    places[4, lane] += corner * y_steps[3 + axis]
             kernels = w_block * (first // lanes if wide else other)
             for c in range(channels):
                 _rows_forward(
-                    element, x, x_steps[-1], interleaved[0], some, x_bases, x_corners, c * x_steps[2], lengths, x_sizes,
-                    x_steps[3:], plans[axes - 1], spectra, c * size, bounds, buffer, scratch,
+                    element, x, x_steps[-1], interleaved[0], places, some, 3, 5, c * x_steps[2], lengths, x_sizes,
+                    x_steps[3:], plans[axes - 1], spectra, c * size, buffer, scratch,
                 )  # fmt: skip
                 for axis in range(axes - 2, 0 if filters == 1 else -1, -1):
-                    _lines(element, spectra, c * size, lengths, axis, plans[axis], ZERO, scratch)
+                    _lines(element, spectra, c * size, lengths, axis, plans[axis], int64(0), scratch)
             for k in range(filters):
                 _filtered(
                     element, wide, channels, filters, k, lengths, plans[0], spectra, size, w, w_lines + kernels,
                     w_channel, w_step, result, line, sums, scratch,
                 )  # fmt: skip
                 for axis in range(1, axes - 1):
-                    _lines(element, result, ZERO, lengths, axis, plans[axis], lanes, scratch)
+                    _lines(element, result, int64(0), lengths, axis, plans[axis], lanes, scratch)
                 _rows_backward(
-                    element, y, y_steps[-1], interleaved[1], some, y_bases, y_corners, k * y_steps[2], lengths, y_sizes,
-                    most, y_steps[3:], plans[axes - 1], result, bounds, buffer, scratch,
+                    element, y, y_steps[-1], interleaved[1], places, some, 4, 5 + axes, k * y_steps[2], lengths, y_sizes,
+                    most, y_steps[3:], plans[axes - 1], result, buffer, scratch,
                 )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def kernel(element, kernels, lengths, plans, w, w_sizes, w_steps, spectra, work):
+def kernel(element, interleaved, kernels, lengths, plans, w, w_sizes, w_steps, spectra, work):
     """Transform ``kernels``, as many at a time as a vector has lanes, and twice too large, to blocks of spectra."""
     announce()
     lanes, axes = lanes_of(element), len(lengths)
-    bounds = np.zeros((3, lanes), dtype=np.int64)
-    bases, corners = np.zeros(lanes, dtype=np.int64), np.zeros((lanes, axes), dtype=np.int64)
-    longest, size = 0, (lengths[-1] // 2 + 1) * 2 * lanes
-    for axis in range(axes):
-        longest = max(longest, lengths[axis])
-        if axis < axes - 1:
-            size *= lengths[axis]
-    scratch = work[0] + (longest + lanes) * 2 * lanes * work[1]
+    room, size = _room(element, lengths)
+    buffer, item, places = work
+    scratch = buffer + room * item
+    places[:] = 0
     for first in range(0, kernels, lanes):
         some = min(lanes, kernels - first)
         for lane in range(some):
-            bases[lane] = (first + lane) * w_steps[0]
+            places[3, lane] = (first + lane) * w_steps[0]
         _rows_forward(
-            element, w, 1, False, some, bases, corners, ZERO, lengths, w_sizes, w_steps[1:], plans[axes - 1], spectra,
-            first // lanes * size, bounds, work[0], scratch,
+            element, w, w_steps[-1], interleaved, places, some, 3, 5, int64(0), lengths, w_sizes, w_steps[1:],
+            plans[axes - 1], spectra, first // lanes * size, buffer, scratch,
         )  # fmt: skip
         for axis in range(axes - 2, -1, -1):
-            _lines(element, spectra, first // lanes * size, lengths, axis, plans[axis], ZERO, scratch)
+            _lines(element, spectra, first // lanes * size, lengths, axis, plans[axis], int64(0), scratch)
