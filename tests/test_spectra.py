@@ -44,10 +44,10 @@ def test_transforms_of_every_length(dtype: str) -> None:
         numbers = x[:, 0].astype(complex) + 1j * x[:, 1]
         expected = np.fft.ifft(numbers[::3], axis=0, norm="forward") if backwards else np.fft.fft(numbers[::3], axis=0)
         there, turn = address(x), lanes if backwards else 0
+        plan = np.array([n, r, s, address(twiddles), butterflies.code(dtype)])
         butterflies.transform(
-            x.dtype.type(0), r, s, address(twiddles), there, 0, 6 * lanes, there + 2 * lanes * item, 0, 6 * lanes, turn,
-            address(scratch),
-        )  # fmt: skip
+            x.dtype.type(0), plan, there, 0, 6 * lanes, there + 2 * lanes * item, 0, 6 * lanes, turn, address(scratch)
+        )
         found = x[1::3, 0].astype(complex) + 1j * x[1::3, 1]
         error = np.sqrt(np.mean(np.abs(found - expected) ** 2) / np.mean(np.abs(expected) ** 2))
         assert error < np.finfo(dtype).eps * (1 + np.log2(n)), (n, backwards)

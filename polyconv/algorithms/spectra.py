@@ -12,7 +12,7 @@ import cmath
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from types import ModuleType
 from typing import NamedTuple
@@ -96,7 +96,7 @@ class Spectrum(NamedTuple):
     lanes: int
 
 
-@lru_cache(maxsize=None)  # tables hold their addresses for good, and lengths are few
+@cache  # tables hold their addresses for good, and lengths are few
 def _twiddles(points: int, dtype: object) -> tuple[tuple[int, int], Array]:
     """The two factors of a transform and the roots of unity between them."""
     found = factors(points)
@@ -110,10 +110,13 @@ def _twiddles(points: int, dtype: object) -> tuple[tuple[int, int], Array]:
 
 
 def _plans(axes: tuple[Axis, ...], dtype: object, xp: ModuleType) -> Array:
+    """For every axis, what :func:`polyconv.compiled.butterflies.transform` is told."""
+    from ..compiled import butterflies
+
     rows = []
     for axis in axes:
         (r, s), table = _twiddles(axis.points, dtype)
-        rows.append((axis.points, r, s, address(table)))
+        rows.append((axis.points, r, s, address(table), butterflies.code(str(dtype))))
     return xp.asarray(rows, dtype=xp.int64)
 
 
@@ -321,7 +324,7 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
         calls=30,
         workspace=(spectra + turned + p.image_elements + 8 * (max(axis.length for axis in axes) + lanes) * lanes) * item
         + 8 * (number * p.ndim + every),
-        grain=1 if folded else first[0].outputs,
+        grain=(last if folded else first[0]).outputs,
     )
 
 

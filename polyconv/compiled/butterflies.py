@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import cmath
 import math
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import int64, njit, types
+from numba import cfunc, int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .microkernel import Vectors
 from .vectors import lanes_of
 
-__all__ = ["RADICES", "transform"]
+__all__ = ["RADICES", "code", "transform"]
 
 _INDEX = ir.IntType(64)
 
@@ -189,28 +190,46 @@ def _stages(
                target, t_base, t_next, t_step, t_turn, twiddles, count)  # fmt: skip
 
 
-@intrinsic
-def _apart(context):
-    """Keep the function that this stands in from being copied to where it is called: there is much of it."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), build
-
-
-@njit(nogil=True, cache=True)
-def transform(element, r, s, twiddles, source, s_base, s_step, target, t_base, t_step, turn, scratch):
-    """Transform ``r * s`` points that lie ``s_step`` elements apart, to where they are to lie ``t_step`` apart.
-
-    Forwards, or backwards where ``turn`` is a vector's length and not zero: then real and imaginary parts change
-    places before and after. ``twiddles`` are ``exp(-2 pi i j k / (r s))`` for ``j < s`` and ``k < r``, and ``scratch``
-    has room for all points; source and target may be the same.
-    """
-    _apart()
+def _transform(element, r, s, twiddles, source, s_base, s_step, target, t_base, t_step, turn, scratch):
+    """:func:`transform` with all that it is told."""
     lanes, zero = lanes_of(element), int64(0)  # which numba takes for any other, and compiles nothing for it alone
     _stages(element, r, source, s_base, s_step, s * s_step, turn,
             scratch, zero, 2 * lanes, 2 * lanes * s, zero, twiddles, s)  # fmt: skip
     _stages(element, s, scratch, zero, 2 * lanes * s, 2 * lanes, zero,
             target, t_base, t_step, r * t_step, turn, None, r)  # fmt: skip
+
+
+@cache
+def code(dtype: str) -> int:
+    """Where the transforms of a dtype are, compiled: there is much of them, and so they are once, for all who call."""
+    found: int = cfunc(types.void(getattr(types, dtype), *[types.int64] * 11), cache=True)(_transform).address
+    return found
+
+
+@intrinsic
+def _call(
+    context, code, element, r, s, twiddles, source, s_base, s_step, target, t_base, t_step, turn, scratch
+):  # fmt: skip
+    """Call what :func:`code` found."""
+    numbers = [types.int64] * 11
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in args[1:]])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, element, *numbers), build
+
+
+@njit(nogil=True, cache=True)
+def transform(element, plan, source, s_base, s_step, target, t_base, t_step, turn, scratch):
+    """Transform points that lie ``s_step`` elements apart, to where they are to lie ``t_step`` apart.
+
+    Forwards, or backwards where ``turn`` is a vector's length and not zero: then real and imaginary parts change
+    places before and after. ``plan`` is how many points there are, two factors ``r`` and ``s`` of that, the address of
+    ``exp(-2 pi i j k / (r s))`` for ``j < s`` and ``k < r``, and that of the code for this type. ``scratch`` has room for
+    all points; source and target may be the same.
+    """
+    _call(
+        plan[4], element, plan[1], plan[2], plan[3], source, s_base, s_step, target, t_base, t_step, turn, scratch
+    )  # fmt: skip

@@ -4,6 +4,8 @@ Vectors hold as many blocks as they have lanes, of one image, of several, or of 
 A block is transformed row by row, two real rows as the real and imaginary parts of one; then along every other axis,
 half of the frequencies alone, the other half being their conjugates. Offsets are in elements, arrays are addresses.
 
+Where a zero is written ``int64(0)``, numba would else compile a function for it alone.
+
 Blocks in lanes: ``spectra`` is ``(channels, rows, frequencies, 2, lanes)``, where ``rows`` are those of all axes but
 the last.
 """
@@ -75,7 +77,6 @@ def _rows_forward(
     half, rows, pair = length // 2 + 1, 1, 2 * lanes
     for axis in range(len(lengths) - 1):
         rows *= lengths[axis]
-    r, s, twiddles = plan[1], plan[2], plan[3]
     for row in range(0, rows, 2):
         somewhere = False
         for part in range(2):
@@ -94,7 +95,7 @@ def _rows_forward(
             for j in range(first, first + min(2, rows - row) * half * pair, lanes):
                 store(zero(element), spectra, j)
             continue
-        transform(element, r, s, twiddles, buffer, int64(0), pair, buffer, int64(0), pair, int64(0), scratch)
+        transform(element, plan, buffer, 0, pair, buffer, 0, pair, 0, scratch)
         for j in range(half):
             here, there = j * pair, (length - j if j else 0) * pair
             a, b = load(element, buffer, here), load(element, buffer, here + lanes)
@@ -116,7 +117,6 @@ def _rows_backward(
     half, rows, pair = length // 2 + 1, 1, 2 * lanes
     for axis in range(len(lengths) - 1):
         rows *= lengths[axis]
-    r, s, twiddles = plan[1], plan[2], plan[3]
     for row in range(0, rows, 2):
         done = False
         for part in range(min(2, rows - row)):
@@ -135,7 +135,7 @@ def _rows_backward(
                     store(c - b, buffer, there + lanes)
                     store(a - d, buffer, here)
                     store(b + c, buffer, here + lanes)
-                transform(element, r, s, twiddles, buffer, int64(0), pair, buffer, int64(0), pair, lanes, scratch)
+                transform(element, plan, buffer, 0, pair, buffer, 0, pair, lanes, scratch)
                 done = True
             if interleaved:
                 for j in range(places[2, 0]):
@@ -147,7 +147,7 @@ def _rows_backward(
 @njit(nogil=True, cache=True)
 def _lines(element, spectra, at, lengths, axis, plan, turn, scratch):
     """Transform along an axis that is not the last, forwards, or backwards where ``turn`` is a vector's length."""
-    length, r, s, twiddles = plan[0], plan[1], plan[2], plan[3]
+    length = plan[0]
     if length == 1:
         return
     outer, inner = 1, (lengths[-1] // 2 + 1) * 2 * lanes_of(element)
@@ -158,7 +158,7 @@ def _lines(element, spectra, at, lengths, axis, plan, turn, scratch):
     for i in range(outer):
         for j in range(0, inner, 2 * lanes_of(element)):
             base = at + i * length * inner + j
-            transform(element, r, s, twiddles, spectra, base, inner, spectra, base, inner, turn, scratch)
+            transform(element, plan, spectra, base, inner, spectra, base, inner, turn, scratch)
 
 
 @njit(nogil=True, cache=True)
@@ -186,21 +186,21 @@ def _filtered(
 ):  # fmt: skip
     """Along the first axis: transform every channel, unless there are several filters, multiply, sum and transform back."""
     pair, inner = 2 * lanes_of(element), size // lengths[0]
-    length, r, s, twiddles = plan[0], plan[1], plan[2], plan[3]
+    length = plan[0]
     for j in range(w_lines.size):
         base = j * pair
         for c in range(channels):
             x, start, step = spectra, c * size + base, inner
             if length > 1 and filters == 1:
-                transform(element, r, s, twiddles, spectra, start, inner, line, int64(0), pair, int64(0), scratch)
-                x, start, step = line, int64(0), pair
+                transform(element, plan, spectra, start, inner, line, 0, pair, 0, scratch)
+                x, start, step = line, 0, pair
             there, more = w_lines[j] + (k * channels + c) * w_channel, c > 0
             if length > 1:
-                _multiply(element, wide, x, start, step, w, there, w_step, sums, int64(0), pair, length, more)
+                _multiply(element, wide, x, start, step, w, there, w_step, sums, 0, pair, length, more)
             else:
-                _multiply(element, wide, x, start, step, w, there, int64(0), result, base, inner, lengths[0], more)
+                _multiply(element, wide, x, start, step, w, there, 0, result, base, inner, lengths[0], more)
         if length > 1:
-            transform(element, r, s, twiddles, sums, int64(0), pair, result, base, inner, lanes_of(element), scratch)
+            transform(element, plan, sums, 0, pair, result, base, inner, lanes_of(element), scratch)
 
 
 @njit(nogil=True, cache=True)
@@ -222,7 +222,7 @@ def convolve(
     """Convolve all blocks of ``images``, in lanes of ``groups`` where it is ``wide``, else of blocks.
 
     ``lengths`` are a block's along every axis, ``most`` how many of its results count, and a row of ``plans`` is, for
-    an axis, the points of its transform, their two factors, and where the twiddles are. ``firsts``, ``(blocks, axes)``,
+    an axis, what ``transform`` is told. ``firsts``, ``(blocks, axes)``,
     says which result is the first of each, and lies ``lows`` further on than its first pixel. ``x_steps`` and
     ``y_steps`` are those from an image, a group, a channel (or filter), and a place along each axis to the next.
     ``w_lines`` says where the kernel's frequencies lie that a line along the first axis meets, ``w_step`` apart;
