@@ -358,8 +358,16 @@ def random(spec: ArraySpec) -> Array:
 def new(
     make: Callable[..., Array], shape: Sequence[int], order: Sequence[int], dtype: Any, where: Any, xp: ModuleType
 ) -> Array:
-    """What ``make`` makes (``xp.empty``, say) of ``shape``, lying in memory in the ``order`` of its axes."""
-    made = make(tuple(shape[axis] for axis in order), dtype=dtype, device=where)
+    """What ``make`` makes (``xp.empty``, say) of ``shape``, lying in memory in the ``order`` of its axes.
+
+    Empty arrays of NumPy's are :func:`aligned` where all their rows (or pixels, of all groups) are whole lines then:
+    most vectors that are stored would lie across two otherwise.
+    """
+    lengths = tuple(shape[axis] for axis in order)
+    if make is np.empty and math.prod(lengths[-2:]) * np.dtype(dtype).itemsize % _LINE == 0:
+        made = aligned(lengths, dtype)
+    else:
+        made = make(lengths, dtype=dtype, device=where)
     return xp.permute_dims(made, tuple(map(order.index, range(len(order)))))
 
 

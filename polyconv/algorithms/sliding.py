@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..arrays import Array, address, aligned, every, memory, offsets
 from ..problem import ConvProblem
+from .blocking import TALL
 from .edges import Run, runs
 
 __all__ = ["Lines", "block", "over_channels", "prepare", "write"]
@@ -51,7 +52,7 @@ def _block(outputs: int, taps: int, slides: bool, across: float, registers: int)
         return max(rows * several / 2, loads / 2, 4.0 * several) + loads / 8
 
     for several in range(1, min(taps, _SEVERAL) + 1 if slides else 2):
-        for rows in range(1, min(outputs, registers - several - 2) + 1):
+        for rows in range(1, min(outputs, registers - several - 2, TALL) + 1):
             line = taps // several * cycles(rows, several) + taps % several * cycles(rows, 1)
             if (total := -(-outputs // rows) * line) < least:
                 best, least = Block(rows, several), total
@@ -81,14 +82,13 @@ def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
 
 
 class Lines(NamedTuple):
-    """A kernel, flat, and the block that was chosen with it.
+    """A kernel, flat, and how many lanes a vector of it has.
 
     It is ``(panels of channels, taps, lanes)`` over channels, the last panel filled up with zeros, and ``(G, taps)``
     in planes.
     """
 
     w: Array
-    block: Block
     lanes: int
 
 
@@ -109,7 +109,7 @@ def prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Lines:
     else:
         own = aligned(planes.shape, w.dtype)
         own[...] = planes
-    return Lines(xp.reshape(own, (-1,)), block(p, microkernel.REGISTERS, lanes)[0], lanes)
+    return Lines(xp.reshape(own, (-1,)), lanes)
 
 
 class _Tables(NamedTuple):
@@ -183,11 +183,12 @@ def _tables(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ..
 
 def write(x: Array, kernel: Lines, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``; where vectors run along the last axis of ``x``, its strides have been unzipped."""
-    from ..compiled import loops
+    from ..compiled import loops, microkernel
 
     pixels, x_strides = memory(x, 1 if over_channels(p) else -1)
     result, y_strides = memory(y)
-    rows, several = kernel.block
+    # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
+    rows, several = block(p, microkernel.REGISTERS, kernel.lanes)[0]
     loops.over_lines(
         kernel.w[0], (0,) * rows, (0,) * several, () if over_channels(p) else (0,),
         *map(address, (pixels, kernel.w, result)), *_tables(p, x_strides, y_strides, xp), kernel.lanes,
