@@ -149,10 +149,10 @@ def test_workspace_does_not_grow_with_the_image(workers: int) -> None:
         return {c.name: c for c in pc.plan(x, w, workers=workers).candidates}[algorithm].workspace
 
     for algorithm in ("im2col", "taps", "tensordot", "einsum", "strided_sum", "winograd"):
-        assert workspace(1000, 1000, algorithm) <= workers * 3 * 2**20
-        assert workspace(4000, 4000, algorithm) <= workers * 3 * 2**20
+        assert workspace(1000, 1000, algorithm) <= workers * 14 * 2**20
+        assert workspace(4000, 4000, algorithm) <= workers * 14 * 2**20
     # A tile of Fourier transforms is one row of large blocks, as long as the image is wide.
-    assert workspace(4000, 1000, "fft") == workspace(1000, 1000, "fft") <= workers * 7 * 2**20
+    assert workspace(4000, 1000, "fft") == workspace(1000, 1000, "fft") <= workers * 14 * 2**20
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
