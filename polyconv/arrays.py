@@ -50,14 +50,18 @@ __all__ = [
     "in_chunks",
     "innermost",
     "is_accelerator",
+    "joined",
     "memory",
+    "multiply",
     "new",
     "offsets",
+    "one_thread",
     "padded_rows",
     "plain",
     "random",
     "ratios",
     "steps",
+    "sum_of_products",
     "synchronize",
     "threads",
     "versions",
@@ -139,6 +143,10 @@ def _einsum_by_tensordot(subscripts: str, a: Array, b: Array, xp: ModuleType) ->
     return xp.permute_dims(product, tuple(letters.index(letter) for letter in result))
 
 
+def _numpy_sum_of_products(subscripts: str, a: Array, b: Array, y: Array) -> None:
+    np.einsum(subscripts, a, b, out=y)
+
+
 # -- memory --------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +162,65 @@ def _cupy_contiguous(x: Array) -> Array:
 
 def _torch_contiguous(x: Array) -> Array:
     return x.contiguous()
+
+
+# -- matrix products -----------------------------------------------------------------------------------------
+
+
+class _OneThread:
+    """Whether matrix products keep to the thread that asks for them, as the pool of threads has them do."""
+
+    held = False
+
+    def __bool__(self) -> bool:
+        return self.held or threads() == 1
+
+
+one_thread = _OneThread()
+
+_UNPACKED = 1_000_000  # multiply-adds of a product whose factors OpenBLAS reads where they lie, in one thread
+_WORTH_CUTTING = 64  # rows that such a product should have at least
+
+
+def _multiply(a: Array, b: Array, y: Array, xp: ModuleType) -> None:
+    y[...] = xp.matmul(a, b)
+
+
+def _numpy_multiply(a: Array, b: Array, y: Array, xp: ModuleType) -> None:
+    """OpenBLAS copies what it multiplies, unless there is little of it: long factors are cut where the other is small.
+
+    Where few filters meet many positions, copies are half of the time. All the parts are one call of NumPy's.
+    """
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    if n > m:  # the same, seen from the other side
+        a, b, y, m, n = b.mT, a.mT, y.mT, n, m
+    step = _UNPACKED // max(k * n, 1) // 16 * 16
+    if m <= step or step < _WORTH_CUTTING or not one_thread:
+        np.matmul(a, b, out=y)
+        return
+    even = m - m % step
+
+    def cut(c: Array) -> Array:
+        return c[..., :even, :].reshape(*c.shape[:-2], -1, step, c.shape[-1])
+
+    np.matmul(cut(a), b[..., None, :, :], out=cut(y))
+    if even < m:
+        np.matmul(a[..., even:, :], b, out=y[..., even:, :])
+
+
+def _no_join(x: Array, first: int, last: int) -> None:
+    """Most libraries do not say what would be a copy."""
+
+
+def _numpy_join(x: Array, first: int, last: int) -> Array | None:
+    shape, strides = x.shape, x.strides
+    merged, step = 1, 0
+    for n, stride in zip(shape[first:last], strides[first:last], strict=True):
+        if n > 1:
+            if merged > 1 and step != n * stride:
+                return None
+            merged, step = merged * n, stride
+    return x.reshape(*shape[:first], merged, *shape[last:])
 
 
 # -- waiting for results -------------------------------------------------------------------------------------
@@ -263,7 +330,10 @@ class Library:
     in_place: bool = True
     windows: Callable[[Array, ConvProblem, ModuleType], Array] = _gathered_windows
     einsum: Callable[[str, Array, Array, ModuleType], Array] = _einsum_by_tensordot
+    sum_of_products: Callable[[str, Array, Array, Array], None] | None = None
     contiguous: Callable[[Array], Array] = _as_it_is
+    multiply: Callable[[Array, Array, Array, ModuleType], None] = _multiply
+    join: Callable[[Array, int, int], Array | None] = _no_join
     wait: Callable[[Array], object] = _as_it_is
     threads: bool = False
     compiled: bool = False
@@ -273,13 +343,14 @@ class Library:
 
 
 _NUMPY = Library(
-    "numpy", 1e-6, True, _numpy_windows, _einsum_with_path, np.ascontiguousarray, threads=True, compiled=True
-)
-_CUPY = Library(
-    "cupy", 8e-6, True, _cupy_windows, _einsum_with_path, _cupy_contiguous, _cupy_wait,
-    cuda=True, accelerator=_cupy_accelerator, within=_cupy_device,
+    "numpy", 1e-6, True, _numpy_windows, _einsum_with_path, _numpy_sum_of_products, np.ascontiguousarray,
+    _numpy_multiply, _numpy_join, threads=True, compiled=True,
 )  # fmt: skip
-_TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, _torch_contiguous, _torch_wait)
+_CUPY = Library(
+    "cupy", 8e-6, True, _cupy_windows, _einsum_with_path, contiguous=_cupy_contiguous, wait=_cupy_wait, cuda=True,
+    accelerator=_cupy_accelerator, within=_cupy_device,
+)  # fmt: skip
+_TORCH = Library("torch", 4e-6, False, _torch_windows, _einsum, contiguous=_torch_contiguous, wait=_torch_wait)
 _JAX = Library("jax", 3e-5, False, _gathered_windows, _einsum, wait=_jax_wait)
 
 # NumPy's own namespace is the standard's since NumPy 2. Two of its functions only call a method, and take three times
@@ -319,6 +390,26 @@ def windows(x: Array, problem: ConvProblem, xp: ModuleType) -> Array:
 def einsum(subscripts: str, a: Array, b: Array, xp: ModuleType) -> Array:
     """``einsum`` of two operands that share no letter of the result; a tensordot where the library has none."""
     return _library(a).einsum(subscripts, a, b, xp)
+
+
+def multiply(a: Array, b: Array, y: Array, xp: ModuleType) -> None:
+    """Matrix products into a ``y`` that is there: ``(..., m, k)`` by ``(..., k, n)`` into ``(..., m, n)``."""
+    _library(y).multiply(a, b, y, xp)
+
+
+def joined(x: Array, first: int, last: int) -> Array | None:
+    """``x`` with its axes from ``first`` to ``last - 1`` as one, a view; None where that would take a copy."""
+    return _library(x).join(x, first, last)
+
+
+def sum_of_products(subscripts: str, a: Array, b: Array, y: Array) -> None:
+    """``einsum`` into a ``y`` that is there, each sum gathered where it belongs: no product is stored.
+
+    For libraries that have it, which NumPy is.
+    """
+    found = _library(y).sum_of_products
+    assert found is not None
+    found(subscripts, a, b, y)
 
 
 def contiguous(x: Array) -> Array:

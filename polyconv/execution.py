@@ -102,6 +102,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
     pads_itself = algorithm.pads(p)
     seen = p if pads_itself else p.padded  # by an algorithm that is handed the whole image
     result = call.dtypes.result
+    writes = algorithm.write is not None and not algorithm.stores  # of those that store, a result comes out new as well
     casts_image, casts_result = (algorithm.takes(dtype, total) for dtype in (call.x.dtype, result))
     padded = tuple(n + low + high for n, (low, high) in zip(call.x.shape, call.pad_widths, strict=True))
 
@@ -115,7 +116,8 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
         return [] if before == after else [lambda a: xp.reshape(a, after)]
 
     def at_once(x: Array, kernel: Any, bias: Array | None) -> Array:
-        if bias is None and casts_result and algorithm.write is not None:
+        if bias is None and casts_result and writes:
+            assert algorithm.write is not None
             y = new(xp.empty, p.result_shape, p.memory_order, result, call.x.device, xp)
             algorithm.write(x, kernel, seen, xp, y)
             return y

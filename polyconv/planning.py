@@ -274,7 +274,7 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
     limit = _limit(demands) - costs.beside(Tile(0, 0))
     comfortable = max(rates.most - costs.once.kept, rates.most // 2)
     wanted = comfortable  # loops that write in place keep to the caches by themselves
-    if costs.algorithm.write is None:
+    if costs.algorithm.write is None or costs.algorithm.stores:
         wanted = target.tile_bytes(max(costs.once.kept, problem.kernel_elements * problem.itemsize))
     grain = costs.algorithm.cost(problem).grain
     for workers in sorted({1, target.workers}):
@@ -303,7 +303,7 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
     turns = -(-tiles // workers)
     waiting = 0.0
     if not alone:  # threads are woken, and wait for Python itself, which loops need but to begin
-        python = (tiles - turns) * cost.calls * target.call_seconds
+        python = (tiles - turns) * cost.calls * (target.call_seconds + pool.SECONDS_ASLEEP)
         waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
     workspace = costs.beside(tile) + max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
     return Candidate(

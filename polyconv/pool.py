@@ -18,14 +18,18 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
-from .arrays import threads
+from .arrays import one_thread, threads
 
-__all__ = ["SECONDS", "SECONDS_AWAKE", "blas_in_one_thread", "run_all"]
+__all__ = ["SECONDS", "SECONDS_ASLEEP", "SECONDS_AWAKE", "blas_in_one_thread", "run_all"]
 
 SECONDS = 5e-5
 """What one call of :func:`run_all` takes beside its tasks: threads are woken and waited for, BLAS held and let go."""
 SECONDS_AWAKE = 3e-5
 """The same, where threads wait awake."""
+SECONDS_ASLEEP = 1e-5
+"""What an array operation of each other thread takes beside its own time: it lets go of Python's lock, and whoever
+finds that taken afterwards sleeps, and is woken in more time than a small tile takes. So tiles are best few and large.
+"""
 
 
 class _OneThread:
@@ -54,11 +58,13 @@ class _OneThread:
             self._libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
         self._before = [library.num_threads for library in self._libraries]
         self._set([1] * len(self._before))
+        one_thread.held = True
 
     def release(self) -> None:
         """Set back what is held, if anything is."""
         before, self._before = self._before, []
         self._set(before)
+        one_thread.held = False
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:

@@ -24,8 +24,9 @@ class Rates:
     not take; ``loops`` are those of compiled loops, by dtype, and ``other_loops`` of other dtypes; ``fft`` is the
     arithmetic of Fourier transforms, by dtype; ``traffic`` is bytes moved, ``runs`` inner loops started, and ``fresh``
     bytes of large workspaces, which the system hands out page by page; ``crowded`` is the share of those three that is
-    left to each of several workers. ``tile`` is the workspace of one tile, about what a cache holds, and ``most`` that
-    past which a problem is cut, whatever the time.
+    left to each of several workers, and ``far`` the share of ``traffic`` that is left where a workspace is that of
+    more than two tiles. ``tile`` is the workspace of one: several times what the nearest cache holds, since threads
+    that run many small tiles wait for one another; and ``most`` that past which a problem is cut, whatever the time.
     """
 
     macs: dict[str, float]
@@ -37,6 +38,7 @@ class Rates:
     runs: float
     fresh: float
     crowded: float
+    far: float
     tile: int
     most: int
 
@@ -51,7 +53,8 @@ _PROCESSOR = Rates(
     runs=3.6e8,
     fresh=5e9,
     crowded=0.7,
-    tile=2**20,
+    far=0.5,
+    tile=12 * 2**20,
     most=64 * 2**20,
 )
 _ACCELERATOR = Rates(
@@ -64,6 +67,7 @@ _ACCELERATOR = Rates(
     runs=1e12,
     fresh=1e12,
     crowded=1.0,
+    far=1.0,
     tile=2**30,
     most=4 * 2**30,
 )
@@ -116,8 +120,9 @@ class Target:
     """The library and device of a call's arrays: what a plan knows of the world beside the problem.
 
     ``gpu`` is what the device says of itself, where the library can ask it. ``uncompiled`` says why numba's loops
-    cannot run there, if they cannot, and ``cuda`` why CUDA's kernels cannot. ``tiled`` says whether the library's
-    arrays can be filled tile by tile, ``fft`` whether it has Fourier transforms, and ``workers`` how many threads tiles
+    cannot run there, if they cannot, and ``cuda`` why CUDA's kernels cannot. ``one_pass`` says whether the library sums
+    products without storing any, ``tiled`` whether its arrays can be filled tile by tile, ``fft`` whether it has
+    Fourier transforms, and ``workers`` how many threads tiles
     may be run on; ``cores`` is how many the library uses by itself.
     """
 
@@ -128,6 +133,7 @@ class Target:
     gpu: arrays.Accelerator | None
     uncompiled: str | None
     cuda: str | None
+    one_pass: bool
     tiled: bool
     fft: bool
     workers: int
@@ -147,6 +153,7 @@ class Target:
             gpu=gpu,
             uncompiled=arrays.uncompiled() if library.compiled else "is compiled for NumPy's arrays alone",
             cuda=None if library.cuda else "is written in CUDA, for CuPy's arrays alone",
+            one_pass=library.sum_of_products is not None,
             tiled=library.in_place,
             fft=hasattr(spec.xp, "fft"),
             workers=(workers or arrays.threads()) if library.threads else 1,
@@ -181,7 +188,10 @@ class Target:
         products = cost.matmul_macs / (rates.macs.get(dtype, rates.other_macs) * (cores if dtype in rates.macs else 1))
         loops = cost.loop_slots / rates.loops.get(dtype, rates.other_loops)
         transforms = cost.fft_flops / rates.fft.get(dtype, rates.other_macs)
-        memory = cost.traffic / rates.traffic + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
+        # Compiled loops keep to the caches by themselves, whatever they hold.
+        far = cost.workspace - cost.kept > 2 * rates.tile and not cost.loop_slots
+        moved = cost.traffic / (rates.traffic * (rates.far if far else 1))
+        memory = moved + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
         crowded = 1.0 if alone else rates.crowded
         work, calls = products + loops + transforms + memory / crowded, cost.calls * self.call_seconds
         return max(work, calls) if self.accelerator else work + calls  # an accelerator works while it is called

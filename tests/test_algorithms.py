@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from strategies import Case, cases
 from tolerance import beyond_direct
 
 import polyconv as pc
+from polyconv.algorithms.taps import DEPTHWISE
 
 ALGORITHMS = pc.algorithms()
 
@@ -240,3 +242,26 @@ def test_the_spy_catches_a_wrong_road() -> None:
     x, w = np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3))
     with only("naive"), pytest.raises(WrongRoad):
         pc.conv2d(x, w, algorithm="im2col")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize(
+    ("x", "w", "keywords"),
+    [
+        ((2, 9, 5), (3, 1, 5), {"layout": "NWC", "groups": 5}),
+        ((2, 9, 11, 6), (3, 2, 1, 12), {"layout": "NHWC", "groups": 6, "stride": (2, 1), "dilation": (1, 2)}),
+        ((1, 5, 6, 7, 4), (3, 3, 3, 1, 4), {"layout": "NDHWC", "groups": 4, "padding": 1, "stride": 2}),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_depthwise_in_one_pass(dtype: str, x: Any, w: Any, keywords: Any, workers: int) -> None:
+    rng = np.random.default_rng(0)
+    image, kernel = (rng.integers(-9, 9, shape).astype(dtype) for shape in (x, w))
+    assert DEPTHWISE.variants is not None
+    problem = pc.plan(image, kernel, **keywords).call.problem
+    one_pass = DEPTHWISE.variants(problem, None)[1]  # type: ignore[arg-type]  # for every target the same
+    plan = pc.plan(image, kernel, algorithm=one_pass, workers=workers, **keywords)
+    assert plan.chosen.algorithm.detail == "one pass"
+    expected = pc.conv(image, kernel, algorithm="tensordot", **keywords)
+    np.testing.assert_array_equal(plan(image, kernel), expected)
+    np.testing.assert_array_equal(plan.prepare(kernel)(image), expected)

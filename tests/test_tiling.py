@@ -150,11 +150,11 @@ def test_workspace_does_not_grow_with_the_image(workers: int) -> None:
         return pc.plan(x, w, workers=workers, algorithm=algorithm).chosen.workspace
 
     for algorithm in ("im2col", "taps", "tensordot", "einsum", "strided_sum", "winograd"):
-        assert workspace(1000, 1000, algorithm) <= workers * 3 * 2**20
-        assert workspace(4000, 4000, algorithm) <= workers * 3 * 2**20
+        assert workspace(1000, 1000, algorithm) <= workers * 14 * 2**20
+        assert workspace(4000, 4000, algorithm) <= workers * 14 * 2**20
     # A tile of Fourier transforms is one row of large blocks, as long as the image is wide.
     blocks = pc.FFT((24, 24))
-    assert workspace(4000, 1000, blocks) == workspace(1000, 1000, blocks) <= workers * 7 * 2**20
+    assert workspace(4000, 1000, blocks) == workspace(1000, 1000, blocks) <= workers * 14 * 2**20
     # Loops that need no workspace may have to copy the image all the same.
     for algorithm in ("direct", "fft"):
         assert workspace(4000, 4000, algorithm) <= 64 * 2**20

@@ -83,6 +83,9 @@ class Algorithm:
         axes always stand in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
     write
         ``write(x, kernel, problem, xp, y)``: the same, into a ``y`` that is there; None where results come out new.
+    stores
+        Whether it stores something on its way that had better stay in cache, though it has a ``write``: it is then cut
+        into tiles that do, and writes where each of them belongs.
     absorbs
         ``absorbs(problem) -> bool``: whether it adds the zeros around the image by itself. It is then handed the image
         without them, and a problem that says how many there are. None for never.
@@ -125,6 +128,7 @@ class Algorithm:
     prepare_cost: Callable[[ConvProblem], Cost] | None = None
     detail: str = ""
     write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
+    stores: bool = False
     absorbs: Callable[[ConvProblem], bool] | None = None
     casts: Callable[[str], bool] | None = None
     pairs: bool = False

@@ -13,7 +13,7 @@ from ..arrays import Array, windows
 from ..problem import ConvProblem
 from ..rounding import direct
 from .base import Algorithm, Cost, never
-from .pointwise import contract, contract_copies
+from .pointwise import contract, contract_copies, contract_into
 
 __all__ = ["IM2COL"]
 
@@ -24,13 +24,22 @@ def im2col(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     They are unrolled in the order in which they lie in memory, so that the copy runs along it: channels
     innermost where the image has them so, kernel taps innermost otherwise.
     """
-    n = problem.ndim
-    view = windows(x, problem, xp)  # (N, G, C, *kernel, *out)
-    if problem.channels_last:
+    return contract(*_columns(x, w, problem, xp), problem, xp)
+
+
+def _write(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, y: Array) -> None:
+    contract_into(*_columns(x, w, problem, xp), problem, xp, y)
+
+
+def _columns(x: Array, w: Array, p: ConvProblem, xp: ModuleType) -> tuple[Array, Array]:
+    """Windows, a view, and the kernel, their axes in the order in which windows will be unrolled."""
+    n = p.ndim
+    view = windows(x, p, xp)  # (N, G, C, *kernel, *out)
+    if p.channels_last:
         taps, out = range(3, 3 + n), range(3 + n, 3 + 2 * n)
         view = xp.permute_dims(view, (0, 1, *taps, 2, *out))
         w = xp.permute_dims(w, (0, 1, *taps, 2))
-    return contract(view, w, problem, xp)
+    return view, w
 
 
 def _cost(p: ConvProblem) -> Cost:
@@ -44,4 +53,4 @@ def _cost(p: ConvProblem) -> Cost:
     )
 
 
-IM2COL = Algorithm("im2col", im2col, _cost, never)
+IM2COL = Algorithm("im2col", im2col, _cost, never, write=_write, stores=True)

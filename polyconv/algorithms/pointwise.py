@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ..arrays import Array
+from ..arrays import Array, joined, multiply
 from ..problem import ConvProblem
 from ..rounding import direct
 from .base import Algorithm, Cost
 
-__all__ = ["POINTWISE", "contract", "contract_copies", "stretch"]
+__all__ = ["POINTWISE", "contract", "contract_copies", "contract_into", "stretch"]
 
 
 def contract(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -25,15 +25,33 @@ def contract(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """
     p = problem
     if not p.channels_last:
-        columns = xp.reshape(x, (p.batch, p.groups, -1, p.positions))
-        y = xp.matmul(xp.reshape(w, (p.groups, p.filters, -1)), columns)
-        return xp.reshape(y, p.result_shape)
+        return xp.reshape(xp.matmul(*_factors(x, w, p, xp)), p.result_shape)
+    y = xp.reshape(xp.matmul(*_factors(x, w, p, xp)), (p.groups, p.batch, *p.output_size, p.filters))
+    return xp.permute_dims(y, (1, 0, 2 + p.ndim, *range(2, 2 + p.ndim)))
+
+
+def contract_into(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, y: Array) -> None:
+    """The same, into a ``y`` that is there: where groups lie side by side, each product goes to its place at once."""
+    p = problem
+    if not p.channels_last:
+        product = joined(y, 3, 3 + p.ndim)  # (N, G, K, positions)
+    else:
+        rows = xp.permute_dims(y, (1, 0, *range(3, 3 + p.ndim), 2))
+        product = joined(rows, 1, 2 + p.ndim)  # (G, N * positions, K)
+    if product is None:
+        y[...] = contract(x, w, p, xp)
+    else:
+        multiply(*_factors(x, w, p, xp), product, xp)
+
+
+def _factors(x: Array, w: Array, p: ConvProblem, xp: ModuleType) -> tuple[Array, Array]:
+    """What :func:`contract` multiplies: kernel and image, or image and kernel where channels are innermost."""
+    if not p.channels_last:
+        return xp.reshape(w, (p.groups, p.filters, -1)), xp.reshape(x, (p.batch, p.groups, -1, p.positions))
     space = tuple(range(len(x.shape) - p.ndim, len(x.shape)))
     reduced = tuple(range(2, space[0]))
     rows = xp.reshape(xp.permute_dims(x, (1, 0, *space, *reduced)), (p.groups, p.batch * p.positions, -1))
-    filters = xp.permute_dims(xp.reshape(w, (p.groups, p.filters, -1)), (0, 2, 1))
-    y = xp.reshape(xp.matmul(rows, filters), (p.groups, p.batch, *p.output_size, p.filters))
-    return xp.permute_dims(y, (1, 0, 2 + p.ndim, *range(2, 2 + p.ndim)))
+    return rows, xp.permute_dims(xp.reshape(w, (p.groups, p.filters, -1)), (0, 2, 1))
 
 
 def contract_copies(p: ConvProblem) -> int:
@@ -50,9 +68,17 @@ def stretch(p: ConvProblem) -> int:
 
 def pointwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     """One matrix product over the channels of every ``stride``-th element."""
-    if any(step != 1 for step in problem.stride):
-        x = x[(slice(None), slice(None), slice(None), *(slice(None, None, step) for step in problem.stride))]
-    return contract(x, xp.reshape(w, w.shape[:3]), problem, xp)
+    return contract(_strided(x, problem), xp.reshape(w, w.shape[:3]), problem, xp)
+
+
+def _write(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, y: Array) -> None:
+    contract_into(_strided(x, problem), xp.reshape(w, w.shape[:3]), problem, xp, y)
+
+
+def _strided(x: Array, p: ConvProblem) -> Array:
+    if all(step == 1 for step in p.stride):
+        return x
+    return x[(slice(None), slice(None), slice(None), *(slice(None, None, step) for step in p.stride))]
 
 
 def _cost(p: ConvProblem) -> Cost:
@@ -71,4 +97,4 @@ def _reject(p: ConvProblem, target: object) -> str | None:
     return f"pointwise takes kernels of one tap, and this one is {'x'.join(map(str, p.kernel))}"
 
 
-POINTWISE = Algorithm("pointwise", pointwise, _cost, _reject)
+POINTWISE = Algorithm("pointwise", pointwise, _cost, _reject, write=_write, stores=True)

@@ -3,20 +3,27 @@
 Also known as shift-and-matmul or kn2row (Vasudevan, Anderson & Gregg, "Parallel multi channel convolution using
 general matrix multiplication", arXiv:1704.04428). No window is ever stored: the workspace is one tap's image
 and one tap's result. ``depthwise`` is the same sum where a filter sees one channel (Howard et al., "MobileNets",
-arXiv:1704.04861), so that each product is elementwise.
+arXiv:1704.04861), so that each product is elementwise; where the library can sum products without storing them, it
+passes over the image but once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
+from string import ascii_lowercase, ascii_uppercase
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from ..arrays import Array
+from ..arrays import Array, contiguous, device, new, sum_of_products, windows
 from ..problem import ConvProblem
 from ..rounding import direct
 from .base import Algorithm, Cost, never
 from .pointwise import contract, contract_copies, stretch
+
+if TYPE_CHECKING:
+    from ..target import Target
 
 __all__ = ["DEPTHWISE", "TAPS"]
 
@@ -45,6 +52,29 @@ def depthwise(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array
     return sum_of(
         shifted * xp.reshape(weights[(..., *tap)], (*w.shape[:2], *trailing)) for tap, shifted in shifts(x, problem)
     )
+
+
+def _in_one_pass(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """Every window times its channel's filters, summed where the result will be."""
+    y = new(xp.empty, problem.result_shape, problem.memory_order, problem.dtype, device(x), xp)
+    _write_in_one_pass(x, w, problem, xp, y)
+    return y
+
+
+def _write_in_one_pass(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, y: Array) -> None:
+    n = problem.ndim
+    taps, out = ascii_uppercase[:n], ascii_lowercase[:n]
+    view = xp.permute_dims(windows(x, problem, xp)[:, :, 0, ...], (0, *range(2, 2 + 2 * n), 1))
+    kernel = xp.permute_dims(w[:, :, 0, ...], (*range(2, 2 + n), 0, 1))
+    y = xp.permute_dims(y, problem.memory_order)
+    sum_of_products(f"x{taps}{out}y,{taps}yz->x{out}yz", view, kernel, y)
+
+
+def _taps_first(w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
+    """The kernel, ``(G, K, 1, *kernel)``, with all channels of a tap side by side in memory, as a pixel has them."""
+    n = problem.ndim
+    taps = contiguous(xp.permute_dims(w, (*range(3, 3 + n), 2, 0, 1)))
+    return xp.permute_dims(taps, (n + 1, n + 2, n, *range(n)))
 
 
 def sum_of(terms: Iterator[Array]) -> Array:
@@ -86,6 +116,31 @@ def _depthwise_cost(p: ConvProblem) -> Cost:
     )
 
 
+def _one_pass_cost(p: ConvProblem) -> Cost:
+    inner = p.filters if p.filters > 1 else p.groups  # what lies together in image, kernel and result
+    return Cost(
+        other_flops=2 * p.macs,
+        traffic=(p.macs + p.output_elements) * p.itemsize,  # sums stay at hand, and so does the kernel
+        runs=4 * p.macs // inner,  # more is to be done between two loops than where elements are copied
+        calls=3,
+        workspace=p.kernel_elements * p.itemsize,
+        error=direct(p),
+    )
+
+
+def _taps_first_cost(p: ConvProblem) -> Cost:
+    size = p.kernel_elements * p.itemsize
+    return Cost(traffic=2 * size, runs=p.kernel_elements, calls=3, workspace=size, kept=size)
+
+
+def _one_pass_reject(p: ConvProblem, target: Target) -> str | None:
+    if not target.one_pass:
+        return "depthwise takes a pass over the image for every tap in this library"
+    if not p.channels_last:
+        return "depthwise takes one pass over the image where channels are innermost"
+    return _depthwise_reject(p, target)
+
+
 def _depthwise_reject(p: ConvProblem, target: object) -> str | None:
     if p.channels == 1:
         return None
@@ -93,4 +148,15 @@ def _depthwise_reject(p: ConvProblem, target: object) -> str | None:
 
 
 TAPS = Algorithm("taps", taps, _cost, never)
-DEPTHWISE = Algorithm("depthwise", depthwise, _depthwise_cost, _depthwise_reject)
+_BY_TAPS = Algorithm("depthwise", depthwise, _depthwise_cost, _depthwise_reject)
+_ONE_PASS = Algorithm(
+    "depthwise",
+    _in_one_pass,
+    _one_pass_cost,
+    _one_pass_reject,
+    prepare=_taps_first,
+    prepare_cost=_taps_first_cost,
+    detail="one pass",
+    write=_write_in_one_pass,
+)
+DEPTHWISE = replace(_BY_TAPS, variants=lambda problem, target: (_BY_TAPS, _ONE_PASS))
