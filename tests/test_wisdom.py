@@ -203,9 +203,9 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "algorithm": (entry_with(algorithm="magic"), "damaged wisdom: 'magic' is none of naive, "),
     "algorithm-a-list": (entry_with(algorithm=["fft"]), "damaged"),
     "detail": (entry_with(detail=4), "damaged wisdom: 4 is no str"),
-    "tile-negative": (entry_with(tile=[1, -3]), "damaged wisdom: -3 is less than 1"),
-    "tile-short": (entry_with(tile=[1]), "damaged"),
-    "tile-long": (entry_with(tile=[1, 2, 3]), "damaged"),
+    "tile-negative": (entry_with(tile=[1, -3, 0]), "damaged wisdom: -3 is less than 1"),
+    "tile-short": (entry_with(tile=[1, 2]), "damaged"),
+    "tile-long": (entry_with(tile=[1, 2, 3, 4]), "damaged"),
     "tile-a-word": (entry_with(tile="12"), "damaged wisdom: '12' is no list"),
     "workers": (entry_with(workers=0), "damaged wisdom: 0 is less than 1"),
     "workers-true": (entry_with(workers=True), "damaged wisdom: True is no int"),
@@ -317,7 +317,7 @@ def test_random_damage_is_refused_or_does_no_harm(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"tile": [99, 99]}, {"workers": 64}, {"detail": "m=77"}, {"algorithm": "depthwise"}]
+    "change", [{"tile": [99, 99, 0]}, {"workers": 64}, {"detail": "m=77"}, {"algorithm": "depthwise"}]
 )
 def test_a_choice_that_is_none_of_the_ways_does_no_harm(file: Path, change: dict[str, Any]) -> None:
     content = json.loads(file.read_text())
