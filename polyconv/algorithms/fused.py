@@ -148,6 +148,12 @@ def _lines(
     return xp.asarray(rows, dtype=xp.int64), padded_rows(sources, xp), padded_rows(targets, xp)
 
 
+def _depth(channels: int, lanes: int) -> int:
+    """Channels of a chunk: about :data:`DEPTH`, all chunks about alike, and whole vectors."""
+    each = -(-channels // max(1, round(channels / DEPTH)))
+    return -(-each // lanes) * lanes
+
+
 def together(p: ConvProblem, points: int, blocks: int) -> int:
     """Blocks between two transforms: as many as a cache holds, more where a large kernel is to be read for each."""
     each = points * (p.channels + p.filters) * p.itemsize
@@ -173,7 +179,7 @@ class _Tables(NamedTuple):
 @lru_cache(maxsize=64)
 def _tables(
     p: ConvProblem, m: tuple[int, ...], x_strides: tuple[int, ...], y_strides: tuple[int, ...],
-    number: int, lanes: int, xp: ModuleType,
+    number: int, lanes: int, filters: int, xp: ModuleType,
 ) -> _Tables:  # fmt: skip
     axes = axes_of(p, m)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
@@ -186,7 +192,7 @@ def _tables(
         return xp.reshape(xp.asarray(rows, dtype=xp.int64), (len(rows), -1) if rows[0] else (len(rows), 0))
 
     pixels, results = ([a.dilation * s for a, s in zip(axes, space, strict=True)] for space in (x_space, y_space))
-    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, p.filters))
+    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, filters))
     return _Tables(
         corners(x_space),
         *_lines(_ways(inputs, pixels, image, lanes), inputs, inputs, xp),
@@ -234,14 +240,15 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     points = math.prod(inputs)
     number = together(p, points, p.batch * math.prod(len(axis.starts) for axis in axes))
-    (rows, vectors), lanes = kernel.block, kernel.lanes
-    t = _tables(p, m, x_strides, y_strides, number, lanes, xp)
+    (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
+    filters = -(-p.filters // kernel.width) * kernel.width
+    t = _tables(p, m, x_strides, y_strides, number, lanes, filters, xp)
     image = aligned(((points * number + rows) * p.channels,), x.dtype)
-    products = aligned((points * number * p.filters,), x.dtype)
+    products = aligned((points * number * filters,), x.dtype)
     scratch = aligned((points * lanes,), x.dtype)
     blocks.winograd(
-        kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes * p.itemsize // microkernel.VECTOR_BYTES),
-        (0,) * rows, (0,) * vectors, DEPTH, lanes, number,
+        kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes // vector),
+        (0,) * rows, (0,) * vectors, _depth(p.channels, vector), lanes, number,
         p.batch, address(pixels), t.x_blocks, *x_strides[:2], address(kernel.bt), t.there, t.x_lines, t.image_lines,
         address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
         address(image), address(products), address(scratch),
@@ -252,13 +259,17 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
         interleave(made, y)
 
 
+def _filled(p: ConvProblem, vectors: int) -> int:
+    """Filters of whole panels, each of so many ``vectors``."""
+    width = vectors * (VECTOR_BYTES // p.itemsize)
+    return -(-p.filters // width) * width
+
+
 def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Elements of a prepared kernel: panels are filled up with zeros."""
-    lanes = VECTOR_BYTES // p.itemsize
-    (_, vectors), *_ = shape(p, m, REGISTERS, lanes)
-    width = vectors * lanes
+    (_, vectors), *_ = shape(p, m, REGISTERS, VECTOR_BYTES // p.itemsize)
     points = math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
-    return points * p.groups * p.channels * -(-p.filters // width) * width
+    return points * p.groups * p.channels * _filled(p, vectors)
 
 
 def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
@@ -266,7 +277,7 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     axes, lanes = axes_of(p, m), VECTOR_BYTES // p.itemsize
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
-    _, wide, product_cycles = shape(p, m, REGISTERS, lanes)
+    (_, vectors), wide, product_cycles = shape(p, m, REGISTERS, lanes)
     # A line of a block and a stretch of channels: multiplications, and some cycles besides.
     there = sum(points // n * (n * n * wide / 2 + _LINE) for n in inputs)
     lines = [math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
@@ -288,6 +299,6 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
         traffic=(p.image_elements + p.output_elements + through + 2 * copied + 2 * turned) * p.itemsize,
         runs=(copied + turned) // 4 if turned else copied // p.size[-1] // p.channels,
         calls=30,
-        workspace=(points * some * (p.channels + p.filters) + 14 * p.channels + size + turned) * p.itemsize
+        workspace=(points * some * (p.channels + _filled(p, vectors)) + 14 * p.channels + size + turned) * p.itemsize
         + 8 * (number // p.batch) * (2 + p.ndim),
     )

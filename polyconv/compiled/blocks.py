@@ -63,8 +63,11 @@ def winograd(
     ``y_lines`` are the same for the way back; ``last``, ``(lines, axes - 1)``, are the coordinates of the lines of its
     last axis.
 
-    ``w`` is ``(points, groups, panels, channels, width)``; ``image``, ``(points, together, channels)``, ``products``,
-    ``(points, together, filters)``, and ``scratch``, ``(points, lanes)``, are workspace.
+    ``w`` is ``(points, groups, panels, channels, width)``. ``image``, ``(points, channels / depth, together, depth)``,
+    ``products``, ``(points, panels, together, width)``, and ``scratch``, ``(points, lanes)``, are workspace. The product
+    thus reads and writes memory from end to end, and knows what comes next: while it multiplies a few blocks, the
+    next ones are fetched, and part of the next ``depth`` channels' kernel, which is read but once for all blocks and seldom
+    in cache.
     """
     announce()
     axes, each = len(there), len(x_blocks)
@@ -75,51 +78,65 @@ def winograd(
         for group in range(groups):
             for block in range(number):
                 one, which = divmod(begin + block, each)
-                for c in range(0, channels, lanes):
-                    source, place = x, one * x_image + x_blocks[which] + group * x_group + c
-                    for axis in range(axes):
-                        target, end = (image, block * channels + c) if axis == axes - 1 else (scratch, 0)
-                        step, to, height, length, matrix, lines = there[axis]
-                        for line in range(lines):
-                            multiply(
-                                element, inputs, wide, (0,), bt, matrix, length, 1,
-                                source, place + x_lines[axis, line], step, target, end + image_lines[axis, line], to,
-                                0, height, min(lanes, channels - c), 0, length, False,
-                            )  # fmt: skip
-                        source, place = scratch, 0
+                for start in range(0, channels, depth):
+                    deep = min(depth, channels - start)
+                    for c in range(start, start + deep, lanes):
+                        source, place = x, one * x_image + x_blocks[which] + group * x_group + c
+                        for axis in range(axes):
+                            target, end = scratch, 0
+                            if axis == axes - 1:
+                                target, end = image, start * together + block * deep + c - start
+                            step, to, height, length, matrix, lines = there[axis]
+                            for line in range(lines):
+                                multiply(
+                                    element, inputs, wide, (0,), bt, matrix, length, 1,
+                                    source, place + x_lines[axis, line], step,
+                                    target, end + image_lines[axis, line], to,
+                                    0, height, min(lanes, start + deep - c), 0, length, False,
+                                )  # fmt: skip
+                            source, place = scratch, 0
+            calls = -(-number // len(rows))
             for point in range(points):
                 for panel in range(panels):
-                    k, place = panel * width, ((point * groups + group) * panels + panel) * channels * width
+                    made = (point * panels + panel) * together * width
+                    place = ((point * groups + group) * panels + panel) * channels * width
                     for c in range(0, channels, depth):
+                        deep = min(depth, channels - c)
+                        image_chunk = (point * channels + c) * together
+                        w_soon, w_move = place + (c + deep) * width, -(-width // calls)
                         for block in range(0, number, len(rows)):
                             multiply(
-                                element, rows, vectors, (0,), image, point * together * channels, channels, 1,
-                                w, place, width, products, point * together * filters + k, filters,
-                                block, min(len(rows), number - block), min(width, filters - k),
-                                c, min(c + depth, channels), c > 0,
+                                element, rows, vectors, (0,), image, image_chunk - c, deep, 1,
+                                w, place, width, products, made, width,
+                                block, min(len(rows), number - block), min(width, filters - panel * width),
+                                c, c + deep, c > 0,
+                                (image_chunk + (block + len(rows)) * deep, len(rows), w_soon, w_move),
                             )  # fmt: skip
+                            w_soon += deep * w_move
             for block in range(number):
                 one, which = divmod(begin + block, each)
-                for k in range(0, filters, lanes):
-                    source, place = products, block * filters + k
-                    for axis in range(axes):
-                        final = axis == axes - 1
-                        target, end = (
-                            (y, one * y_image + y_blocks[which] + group * y_group + k) if final else (scratch, 0)
-                        )
-                        step, to, height, length, matrix, lines = back[axis]
-                        if final:
-                            height = inside[which, axis]
-                        for line in range(lines):
-                            wanted = True
+                for panel in range(panels):
+                    filled = min((panel + 1) * width, filters)
+                    for k in range(panel * width, filled, lanes):
+                        source, place = products, (panel * together + block - panel) * width + k
+                        for axis in range(axes):
+                            final = axis == axes - 1
+                            target, end = (
+                                (y, one * y_image + y_blocks[which] + group * y_group + k) if final else (scratch, 0)
+                            )
+                            step, to, height, length, matrix, lines = back[axis]
                             if final:
-                                for other in range(axis):
-                                    wanted = wanted and last[line, other] < inside[which, other]
-                            if wanted:
-                                multiply(
-                                    element, outputs, wide, (0,), at, matrix, length, 1,
-                                    source, place + product_lines[axis, line], step,
-                                    target, end + y_lines[axis, line], to,
-                                    0, height, min(lanes, filters - k), 0, length, False,
-                                )  # fmt: skip
-                        source, place = scratch, 0
+                                height = inside[which, axis]
+                            for line in range(lines):
+                                wanted = True
+                                if final:
+                                    for other in range(axis):
+                                        wanted = wanted and last[line, other] < inside[which, other]
+                                if wanted:
+                                    multiply(
+                                        element, outputs, wide, (0,), at, matrix, length, 1,
+                                        source, place + product_lines[axis, line], step,
+                                        target, end + y_lines[axis, line], to,
+                                        0, height, min(lanes, filled - k), 0, length, False,
+                                    )  # fmt: skip
+                            source, place = scratch, 0
