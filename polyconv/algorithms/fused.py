@@ -14,17 +14,18 @@ from itertools import product
 from types import ModuleType
 from typing import NamedTuple
 
-from ..arrays import Array, address, aligned, every, memory, new, offsets, padded_rows
-from ..padding import pad
+from ..arrays import Array, address, aligned, every, memory, offsets, padded_rows
 from ..problem import ConvProblem
 from .base import Cost
-from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, block
+from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, Block, block
 from .direct import DEPTH
 
 __all__ = ["Panels", "cost", "kept", "prepare", "write"]
 
 _LINE = 30  # cycles
+_HIDDEN = 2  # of the time to read the kernel, but one such part is seen
 _BLOCK_BYTES = 3 * 2**18  # what blocks hold together before and after their product: about what a cache holds
+_MOST_BYTES, _MANY = 15 * 2**20, 264  # what they hold at most, and how many there are, however large the kernel is
 
 
 class Axis(NamedTuple):
@@ -36,10 +37,10 @@ class Axis(NamedTuple):
     starts: tuple[int, ...]
     inside: tuple[int, ...]
 
-    @property
-    def size(self) -> int:
-        """How long the image must be that all blocks read it."""
-        return max(self.starts) + self.dilation * (self.inputs - 1) + 1
+    def found(self, low: int, size: int) -> list[tuple[int, int]]:
+        """The first input of each block that an image has, behind a margin of ``low``, and the one after the last."""
+        ends = ([-(-(end - start) // self.dilation) for end in (low, low + size)] for start in self.starts)
+        return [(max(first, 0), min(last, self.inputs)) for first, last in ends]
 
 
 @lru_cache
@@ -63,22 +64,23 @@ class Panels(NamedTuple):
     """The transformed kernel, ``(points, G, panels, C, width)``, flat, and how it is read."""
 
     w: Array
-    block: tuple[int, int]
+    block: Block
     lanes: int
     width: int
     bt: Array
     at: Array
 
 
-def shape(p: ConvProblem, m: tuple[int, ...], registers: int, lanes: int) -> tuple[tuple[int, int], int, float]:
-    """The product's block in registers, vectors that are transformed together, and cycles of one point's product.
-
-    The cycles are those of all channels and one block.
-    """
-    longest = max(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
-    wide = max(1, min(4, (registers - 2) // (longest + 1)))
+def _product(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
+    """The product's block in registers, and the cycles of one point's product, of all channels and one row."""
     found, each = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, 6)
-    return found, wide, each / ENDLESS * p.channels
+    return found, each / ENDLESS * p.channels
+
+
+def _wide(p: ConvProblem, m: tuple[int, ...], registers: int) -> int:
+    """Vectors that are transformed together."""
+    longest = max(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
+    return max(1, min(4, (registers - 2) // (longest + 1)))
 
 
 def prepare(
@@ -88,26 +90,27 @@ def prepare(
     from ..compiled import blocks, microkernel
 
     lanes = microkernel.VECTOR_BYTES // p.itemsize
-    (rows, vectors), wide, _ = shape(p, m, microkernel.REGISTERS, lanes)
-    width = vectors * lanes
+    found, _ = _product(p, microkernel.REGISTERS, lanes)
+    width, wide = found.vectors * lanes, _wide(p, m, microkernel.REGISTERS)
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     points, panels = math.prod(inputs), -(-p.filters // width)
     # The micro-kernel reads as many rows of each matrix as the longest axis has, and forgets those that are too many.
     beyond = xp.zeros(max(inputs) ** 2, dtype=w.dtype)
     at, g, bt = (xp.concat([*(xp.reshape(matrix, (-1,)) for matrix in each), beyond]) for each in matrices)
     packed = aligned((points * p.groups * panels * p.channels * width,), w.dtype)
-    packed[...] = 0
+    if p.filters % width:  # what nobody fills
+        packed[...] = 0
     weights, (w_group, _, w_channel, *w_space) = memory(w, 1)
     one_point = p.groups * panels * p.channels * width
     ways = _ways(inputs, w_space, [one_point * entry for entry in _apart(inputs)], width)
     table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
     scratch = aligned((points * width,), w.dtype)
     blocks.kernel_panels(
-        packed[0], (0,) * max(inputs), (0,) * vectors, address(g), table,
+        packed[0], (0,) * max(inputs), (0,) * found.vectors, address(g), table,
         address(weights), w_group, w_channel, w_lines, address(packed), panel_lines,
         address(scratch), width, p.channels, p.filters, p.groups,
     )  # fmt: skip
-    return Panels(packed, (rows, vectors), wide * lanes, width, bt, at)
+    return Panels(packed, found, wide * lanes, width, bt, at)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
@@ -148,17 +151,33 @@ def _lines(
     return xp.asarray(rows, dtype=xp.int64), padded_rows(sources, xp), padded_rows(targets, xp)
 
 
+def _depth(channels: int, lanes: int) -> int:
+    """Channels of a chunk: about :data:`DEPTH`, all chunks about alike, and whole vectors."""
+    each = -(-channels // max(1, round(channels / DEPTH)))
+    return -(-each // lanes) * lanes
+
+
 def together(p: ConvProblem, points: int, blocks: int) -> int:
-    """Blocks between two transforms: as many as a cache holds, more where a large kernel is to be read for each."""
+    """Blocks between two transforms: as many as a cache holds, more where a large kernel is to be read for each.
+
+    They are shared out evenly, in whole rows of the product's block as far as may be.
+    """
     each = points * (p.channels + p.filters) * p.itemsize
     kernel = points * p.channels * p.filters * p.itemsize
-    return max(1, min(blocks, (_BLOCK_BYTES + kernel // 4) // each, 256))
+    most = max(1, min(_BLOCK_BYTES + kernel // 4, _MOST_BYTES) // each)
+    (rows, _), _ = _product(p, REGISTERS, VECTOR_BYTES // p.itemsize)
+    turns = -(-blocks // (most // rows * rows or most))
+    some = -(-blocks // turns)
+    return min(-(-some // rows) * rows if most >= rows else some, blocks, _MANY)
 
 
 class _Tables(NamedTuple):
     """Everything that the loops are told beside the arrays, see :func:`polyconv.compiled.blocks.winograd`."""
 
     x_blocks: Array
+    x_pixels: Array
+    pixels: Array
+    x_inside: Array
     there: Array
     x_lines: Array
     image_lines: Array
@@ -173,42 +192,46 @@ class _Tables(NamedTuple):
 @lru_cache(maxsize=64)
 def _tables(
     p: ConvProblem, m: tuple[int, ...], x_strides: tuple[int, ...], y_strides: tuple[int, ...],
-    number: int, lanes: int, xp: ModuleType,
+    number: int, lanes: int, filters: int, xp: ModuleType,
 ) -> _Tables:  # fmt: skip
     axes = axes_of(p, m)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     x_space, y_space = x_strides[3:], y_strides[3:]
 
-    def corners(space: tuple[int, ...]) -> Array:
-        return offsets(tuple(tuple(i * s for i in axis.starts) for axis, s in zip(axes, space, strict=True)), xp)
+    def corners(space: tuple[int, ...], lows: Sequence[int]) -> Array:
+        each = zip(axes, space, lows, strict=True)
+        return offsets(tuple(tuple((i - low) * s for i in axis.starts) for axis, s, low in each), xp)
 
     def table(rows: Sequence[Sequence[int]]) -> Array:
         return xp.reshape(xp.asarray(rows, dtype=xp.int64), (len(rows), -1) if rows[0] else (len(rows), 0))
 
     pixels, results = ([a.dilation * s for a, s in zip(axes, space, strict=True)] for space in (x_space, y_space))
-    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, p.filters))
+    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, filters))
+    lows = [low for low, _ in p.padding]
+    found = [axis.found(low, size) for axis, low, size in zip(axes, lows, p.size, strict=True)]
+    within = [entry * lanes for entry in _apart(inputs)]
+    near, put = (_lines(_ways(inputs, first, image, lanes), inputs, inputs, xp) for first in (pixels, within))
     return _Tables(
-        corners(x_space),
-        *_lines(_ways(inputs, pixels, image, lanes), inputs, inputs, xp),
-        corners(y_space),
+        corners(x_space, lows),
+        offsets(tuple(map(every, inputs, pixels)), xp),
+        table([*product(*map(range, inputs))]),
+        xp.asarray([*product(*found)], dtype=xp.int64),
+        xp.stack([near[0], put[0]]),
+        xp.stack([near[1], put[1]]),
+        near[2],
+        corners(y_space, (0,) * p.ndim),
         *_lines(_ways(inputs, products, results, lanes), inputs, outputs, xp),
         table([*product(*map(range, outputs[:-1]))]),
         table([*product(*(axis.inside for axis in axes))]),
     )
 
 
-def _channels_innermost(x: Array, p: ConvProblem, size: Sequence[int], xp: ModuleType) -> Array:
-    """``x`` with its margins, and beyond these room for whole blocks, channels innermost; itself where it is so."""
-    order = (0, *range(3, 3 + p.ndim), 1, 2)
-    back = tuple(map(order.index, range(len(order))))
-    if p.channels_last:
-        lows = [low for low, _ in p.padding]
-        margins = [(low, wanted - low - length) for low, wanted, length in zip(lows, size, p.size, strict=True)]
-        return xp.permute_dims(pad(xp.permute_dims(x, order), [(0, 0), *margins, (0, 0), (0, 0)], "constant", xp), back)
-    wide = xp.zeros((p.batch, *size, p.groups, p.channels), dtype=x.dtype)
-    inside = (slice(low, low + length) for (low, _), length in zip(p.padding, p.size, strict=True))
-    interleave(x, xp.permute_dims(wide, back)[(..., *inside)])
-    return xp.permute_dims(wide, back)
+def _channels_innermost(x: Array, xp: ModuleType) -> Array:
+    """An empty array like ``x``, ``(N, G, C, *size)``, that has channels innermost in memory."""
+    order = (0, *range(3, x.ndim), 1, 2)
+    return xp.permute_dims(
+        aligned(tuple(x.shape[axis] for axis in order), x.dtype), tuple(map(order.index, range(x.ndim)))
+    )
 
 
 def interleave(x: Array, y: Array) -> None:
@@ -225,24 +248,27 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
     from ..compiled import blocks, microkernel
 
     axes = axes_of(p, m)
-    x = _channels_innermost(x, p, [max(axis.size, n) for axis, n in zip(axes, p.padded_size, strict=True)], xp)
     made = y
     if not p.channels_last:
-        made = new(xp.empty, y.shape, (0, *range(3, y.ndim), 1, 2), y.dtype, None, xp)
+        interleave(x, turned := _channels_innermost(x, xp))
+        x, made = turned, _channels_innermost(y, xp)
     pixels, x_strides = memory(x, 2)
     result, y_strides = memory(made)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     points = math.prod(inputs)
     number = together(p, points, p.batch * math.prod(len(axis.starts) for axis in axes))
-    (rows, vectors), lanes = kernel.block, kernel.lanes
-    t = _tables(p, m, x_strides, y_strides, number, lanes, xp)
+    (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
+    filters = -(-p.filters // kernel.width) * kernel.width
+    t = _tables(p, m, x_strides, y_strides, number, lanes, filters, xp)
     image = aligned(((points * number + rows) * p.channels,), x.dtype)
-    products = aligned((points * number * p.filters,), x.dtype)
-    scratch = aligned((points * lanes,), x.dtype)
+    products = aligned((points * number * filters,), x.dtype)
+    scratch = aligned(((2 * points + 1) * lanes,), x.dtype)
+    scratch[2 * points * lanes :] = 0
     blocks.winograd(
-        kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes * p.itemsize // microkernel.VECTOR_BYTES),
-        (0,) * rows, (0,) * vectors, DEPTH, lanes, number,
-        p.batch, address(pixels), t.x_blocks, *x_strides[:2], address(kernel.bt), t.there, t.x_lines, t.image_lines,
+        kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes // vector),
+        (0,) * rows, (0,) * vectors, _depth(p.channels, vector), lanes, number,
+        p.batch, address(pixels), t.x_blocks, *x_strides[:2], t.x_pixels, t.pixels, t.x_inside,
+        address(kernel.bt), t.there, t.x_lines, t.image_lines,
         address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
         address(image), address(products), address(scratch),
         address(result), t.y_blocks, *y_strides[:2], address(kernel.at), t.back, t.product_lines, t.y_lines,
@@ -252,13 +278,17 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
         interleave(made, y)
 
 
+def _filled(p: ConvProblem, vectors: int) -> int:
+    """Filters of whole panels, each of so many ``vectors``."""
+    width = vectors * (VECTOR_BYTES // p.itemsize)
+    return -(-p.filters // width) * width
+
+
 def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Elements of a prepared kernel: panels are filled up with zeros."""
-    lanes = VECTOR_BYTES // p.itemsize
-    (_, vectors), *_ = shape(p, m, REGISTERS, lanes)
-    width = vectors * lanes
+    (_, vectors), _ = _product(p, REGISTERS, VECTOR_BYTES // p.itemsize)
     points = math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
-    return points * p.groups * p.channels * -(-p.filters // width) * width
+    return points * p.groups * p.channels * _filled(p, vectors)
 
 
 def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
@@ -266,28 +296,33 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     axes, lanes = axes_of(p, m), VECTOR_BYTES // p.itemsize
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
-    _, wide, product_cycles = shape(p, m, REGISTERS, lanes)
-    # A line of a block and a stretch of channels: multiplications, and some cycles besides.
-    there = sum(points // n * (n * n * wide / 2 + _LINE) for n in inputs)
+    (rows, vectors), product_cycles = _product(p, REGISTERS, lanes)
+    wide = _wide(p, m, REGISTERS)
+    # A line of a block and a stretch of channels. As measured, of 4 to 10 points: the longer lines are, the further
+    # apart and the deeper in the caches is what they read, so that they take longer than their products.
+    there = sum(points // n * (n * n * n * wide / 4 + _LINE) for n in inputs)
     lines = [math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
-    back = sum(line * (n * k * wide / 2 + _LINE) for line, n, k in zip(lines, inputs, outputs, strict=True))
+    back = sum(line * (n * n * k * wide / 4 + _LINE) for line, n, k in zip(lines, inputs, outputs, strict=True))
     stretches = [-(-channels // (wide * lanes)) for channels in (p.channels, p.filters)]
-    cycles = p.groups * number * (there * stretches[0] + back * stretches[1] + points * product_cycles)
+    some = together(p, points, number)
+    turns, left = divmod(number, some)
+    filled = (turns * -(-some // rows) + -(-left // rows)) * rows
+    cycles = p.groups * number * (there * stretches[0] + back * stretches[1])
+    cycles += p.groups * filled * points * product_cycles
     multiplied = number * p.groups * points
     forth = sum(points * n for n in inputs) * p.channels
     turns = sum(line * n * k for line, n, k in zip(lines, inputs, outputs, strict=True)) * p.filters
-    some = together(p, points, number)
     kernel = points * p.groups * p.channels * p.filters
-    size = p.batch * p.groups * p.channels * math.prod(max(axis.size, n) for axis, n in zip(axes, p.size, strict=True))
-    copied = size  # to add margins, those of the image among them, or turn it
-    turned = 0 if p.channels_last else p.output_elements
-    through = multiplied * (p.channels + p.filters) + kernel * (number // some)  # caches
+    turned = 0 if p.channels_last else p.batch * p.groups * p.channels * math.prod(p.size) + p.output_elements
+    # Through caches go the blocks, and for each batch of them the kernel, which is fetched while products are made.
+    through = multiplied * (p.channels + p.filters) + kernel * -(-number // some) // _HIDDEN
     return Cost(
         loop_slots=int(2 * lanes * cycles),
         other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
-        traffic=(p.image_elements + p.output_elements + through + 2 * copied + 2 * turned) * p.itemsize,
-        runs=(copied + turned) // 4 if turned else copied // p.size[-1] // p.channels,
+        traffic=(p.image_elements + p.output_elements + through + 2 * turned) * p.itemsize,
+        runs=turned // 4,
         calls=30,
-        workspace=(points * some * (p.channels + p.filters) + 14 * p.channels + size + turned) * p.itemsize
-        + 8 * (number // p.batch) * (2 + p.ndim),
+        workspace=(points * some * (p.channels + _filled(p, vectors)) + 14 * p.channels + turned) * p.itemsize
+        + (2 * points + 1) * wide * VECTOR_BYTES
+        + 8 * (number // p.batch) * (2 + 3 * p.ndim),
     )

@@ -78,6 +78,12 @@ class Vectors:
             name = f"llvm.masked.store.{self.suffix}.p0"
             self._call(name, ir.VoidType(), vector, place, _INT(self.align), mask)
 
+    def fetch(self, data: Any, offset: Any) -> None:
+        """Have the line of the cache that holds an element fetched, if there is such memory."""
+        place = self.builder.bitcast(self.builder.gep(data, [offset]), ir.IntType(8).as_pointer())
+        to_read, near, of_data = _INT(0), _INT(2), _INT(1)
+        self._call("llvm.prefetch.p0", ir.VoidType(), place, to_read, near, of_data)
+
     def add(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b) if self.floating else self.builder.add(a, b)
 
@@ -90,7 +96,7 @@ class Vectors:
 @intrinsic
 def multiply(
     context, element, rows, vectors, scalars, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first,
-    number, lanes, begin, end, more,
+    number, lanes, begin, end, more, soon=None,
 ):  # fmt: skip
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
@@ -105,6 +111,9 @@ def multiply(
     matter: how many rows and vectors a block has at most. The
     tables, ``*_rows`` and ``*_taps``, hold offsets in elements; an integer stands for the table of its multiples, and is
     the faster. Where it is the rows', the loop needs one register for all their addresses, of which there are few.
+
+    What later calls read can be fetched meanwhile: ``soon`` says where in ``a``, and how far on for every tap, and the
+    same for ``b``. Processors fetch ahead by themselves, but they begin late, and again on every page.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -140,12 +149,19 @@ def multiply(
             which = [builder.add(first, _INDEX(m)) for m in range(len(rows))]
         a_start = [builder.add(a_base, a_rows(index)) for index in which]
 
+        streams: list[tuple[Any, Any, Any]] = []
+        if isinstance(soon, types.BaseTuple):
+            a_soon, a_move, b_soon, b_move = cgutils.unpack_tuple(builder, args[20])
+            streams = [(a, a_soon, a_move), (b, b_soon, b_move)]
+
         def block(masks: list[Any]) -> None:
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
             for place in chain.from_iterable(sums):
                 builder.store(v.zero, place)
             with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
                 a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
+                for array, there, move in streams:
+                    v.fetch(array, builder.add(there, builder.mul(builder.sub(tap, begin), move)))
                 right = vectors_of(b, b_start, masks)
                 for row, start in zip(sums, a_start, strict=True):
                     there = builder.add(start, a_step)
@@ -173,7 +189,10 @@ def multiply(
                 block([v.first(builder.sub(lanes, _INDEX(i * v.lanes))) for i in range(len(vectors))])
         return context.get_dummy_value()
 
-    operands = (a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more)
+    operands = (
+        a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more,
+        soon if isinstance(soon, types.BaseTuple) else types.none,
+    )  # fmt: skip
     return types.void(element, rows, vectors, scalars, *operands), build
 
 
