@@ -18,8 +18,7 @@ from polyconv import arrays
 from polyconv.algorithms import spectra
 from polyconv.arrays import address, aligned
 from polyconv.compiled import butterflies
-from polyconv.compiled.microkernel import VECTOR_BYTES
-from polyconv.compiled.vectors import lanes_to_rows, rows_to_lanes
+from polyconv.compiled.vectors import VECTOR_BYTES, lanes_to_rows, rows_to_lanes
 from polyconv.planning import make_plan
 
 DTYPES = ("float32", "float64")

@@ -133,9 +133,9 @@ def _work(axes: Sequence[int], lanes: int, like: Array, xp: ModuleType) -> tuple
 
 def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) -> Spectrum:
     """What :func:`write` reads of a kernel ``(G, K, C, *kernel)``."""
-    from ..compiled import microkernel, spectra
+    from ..compiled import spectra, vectors
 
-    lanes = microkernel.VECTOR_BYTES // p.itemsize
+    lanes = vectors.VECTOR_BYTES // p.itemsize
     p, axes, wide, _folded = form(p, block, lanes)
     w = xp.reshape(w, (p.groups, p.filters, p.channels, *p.kernel))
     groups = -(-p.groups // lanes) * lanes
@@ -216,9 +216,9 @@ def _planes(x: Array, wide: bool, copies: bool, xp: ModuleType) -> tuple[Array, 
 
 def write(x: Array, kernel: Spectrum, p: ConvProblem, block: tuple[int, ...], xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``; ``p`` has neither strides nor dilation."""
-    from ..compiled import microkernel, spectra
+    from ..compiled import spectra, vectors
 
-    lanes = microkernel.VECTOR_BYTES // p.itemsize
+    lanes = vectors.VECTOR_BYTES // p.itemsize
     t = _tables(p, block, lanes, x.dtype, xp)
     q, _axes, wide, folded = form(p, block, lanes)
     made, y_interleaved = _planes(y, wide, False, xp)

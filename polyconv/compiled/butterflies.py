@@ -17,12 +17,9 @@ from numba import cfunc, int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .microkernel import Vectors
-from .vectors import lanes_of
+from .vectors import INDEX, Vectors, lanes_of
 
 __all__ = ["RADICES", "code", "transform"]
-
-_INDEX = ir.IntType(64)
 
 
 class _Complex:
@@ -114,7 +111,7 @@ def _stage(
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        c, lanes = _Complex(v), _INDEX(v.lanes)
+        c, lanes = _Complex(v), INDEX(v.lanes)
         source, target = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (2, 7))
         s_base, s_next, s_step, s_turn = args[3:7]
         t_base, t_next, t_step, t_turn, _, count = args[8:]
@@ -127,17 +124,17 @@ def _stage(
             )
             points = []
             for i in range(len(radix)):
-                place = builder.add(begin, builder.mul(_INDEX(i), s_step))
+                place = builder.add(begin, builder.mul(INDEX(i), s_step))
                 points.append(tuple(v.load(source, builder.add(place, part), None) for part in (s_turn, s_other)))
             for k, value in enumerate(c.dft(points)):
                 if factors is not None and k:
-                    first = builder.add(builder.mul(loop.index, _INDEX(2 * len(radix))), _INDEX(2 * k))
+                    first = builder.add(builder.mul(loop.index, INDEX(2 * len(radix))), INDEX(2 * k))
                     re, im = (
-                        v.splat(builder.load(builder.gep(factors, [builder.add(first, _INDEX(part))])))
+                        v.splat(builder.load(builder.gep(factors, [builder.add(first, INDEX(part))])))
                         for part in (0, 1)
                     )
                     value = c.times(value, re, im)
-                place = builder.add(end, builder.mul(_INDEX(k), t_step))
+                place = builder.add(end, builder.mul(INDEX(k), t_step))
                 for part, vector in zip((t_turn, t_other), value, strict=True):
                     v.store(vector, target, builder.add(place, part), None)
         return context.get_dummy_value()

@@ -15,82 +15,13 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .vectors import INDEX, REGISTERS, VECTOR_BYTES, Vectors
+
 __all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "slide"]
-
-_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
-VECTOR_BYTES = 64 if _WIDE else 32
-"""Bytes of a vector."""
-REGISTERS = 32 if _WIDE else 16
-"""How many vectors the processor holds at once."""
-
-_INT, _INDEX = ir.IntType(32), ir.IntType(64)
-
-
-class Vectors:
-    """What a builder must know to load, store and multiply vectors of one dtype."""
-
-    def __init__(self, builder: Any, dtype: Any) -> None:
-        bits = dtype.bitwidth
-        self.builder, self.align, self.floating = builder, bits // 8, isinstance(dtype, types.Float)
-        self.lanes = 8 * VECTOR_BYTES // bits
-        element = ir.IntType(bits) if not self.floating else {32: ir.FloatType(), 64: ir.DoubleType()}[bits]
-        self.type, self.mask = ir.VectorType(element, self.lanes), ir.VectorType(ir.IntType(1), self.lanes)
-        self.zero = ir.Constant(self.type, None)
-        self.suffix = f"v{self.lanes}{'f' if self.floating else 'i'}{bits}"
-
-    def _call(self, name: str, result: Any, *args: Any) -> Any:
-        signature = ir.FunctionType(result, [a.type for a in args])
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), args)
-
-    def _place(self, data: Any, offset: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(data, [offset]), self.type.as_pointer())
-
-    def splat(self, value: Any, like: Any = None) -> Any:
-        """A vector of one value."""
-        like = like or self.type
-        nothing = ir.Constant(like, ir.Undefined)
-        first = self.builder.insert_element(nothing, value, _INT(0))
-        return self.builder.shuffle_vector(
-            first, nothing, ir.Constant(ir.VectorType(_INT, self.lanes), [0] * self.lanes)
-        )
-
-    def first(self, number: Any) -> Any:
-        """The mask of the first lanes, ``number`` of them, or fewer or more than there are."""
-        wide = ir.VectorType(_INDEX, self.lanes)
-        return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
-
-    def load(self, data: Any, offset: Any, mask: Any) -> Any:
-        place = self._place(data, offset)
-        if mask is None:
-            return self.builder.load(place, align=self.align)
-        return self._call(f"llvm.masked.load.{self.suffix}.p0", self.type, place, _INT(self.align), mask, self.zero)
-
-    def store(self, vector: Any, data: Any, offset: Any, mask: Any) -> None:
-        place = self._place(data, offset)
-        if mask is None:
-            self.builder.store(vector, place, align=self.align)
-        else:
-            name = f"llvm.masked.store.{self.suffix}.p0"
-            self._call(name, ir.VoidType(), vector, place, _INT(self.align), mask)
-
-    def fetch(self, data: Any, offset: Any) -> None:
-        """Have the line of the cache that holds an element fetched, if there is such memory."""
-        place = self.builder.bitcast(self.builder.gep(data, [offset]), ir.IntType(8).as_pointer())
-        to_read, near, of_data = _INT(0), _INT(2), _INT(1)
-        self._call("llvm.prefetch.p0", ir.VoidType(), place, to_read, near, of_data)
-
-    def add(self, a: Any, b: Any) -> Any:
-        return self.builder.fadd(a, b) if self.floating else self.builder.add(a, b)
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        if self.floating:
-            return self._call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
-        return self.builder.add(self.builder.mul(a, b), c)
 
 
 @intrinsic
@@ -139,14 +70,14 @@ def multiply(
             return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
 
         def ahead(offset: Any, vector: int) -> Any:
-            return builder.add(offset, _INDEX(vector * v.lanes))
+            return builder.add(offset, INDEX(vector * v.lanes))
 
-        wanted = [builder.icmp_signed("<", _INDEX(m), number) for m in range(len(rows))]
+        wanted = [builder.icmp_signed("<", INDEX(m), number) for m in range(len(rows))]
         # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
-        which = [builder.add(first, builder.select(want, _INDEX(m), _INDEX(0))) for m, want in enumerate(wanted)]
+        which = [builder.add(first, builder.select(want, INDEX(m), INDEX(0))) for m, want in enumerate(wanted)]
         y_start = [builder.add(base, y_rows(index)) for index in which]
         if not isinstance(signature.args[6], types.Array):  # evenly spaced, and there for all
-            which = [builder.add(first, _INDEX(m)) for m in range(len(rows))]
+            which = [builder.add(first, INDEX(m)) for m in range(len(rows))]
         a_start = [builder.add(a_base, a_rows(index)) for index in which]
 
         streams: list[tuple[Any, Any, Any]] = []
@@ -158,7 +89,7 @@ def multiply(
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
             for place in chain.from_iterable(sums):
                 builder.store(v.zero, place)
-            with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (tap, _):
+            with cgutils.for_range_slice(builder, begin, end, INDEX(1)) as (tap, _):
                 a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
                 for array, there, move in streams:
                     v.fetch(array, builder.add(there, builder.mul(builder.sub(tap, begin), move)))
@@ -181,12 +112,12 @@ def multiply(
                     for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
                         v.store(builder.load(place), y, ahead(start, i), mask)
 
-        full = builder.icmp_signed(">=", lanes, _INDEX(len(vectors) * v.lanes))
+        full = builder.icmp_signed(">=", lanes, INDEX(len(vectors) * v.lanes))
         with builder.if_else(full, likely=True) as (then, otherwise):
             with then:
                 block([None] * len(vectors))
             with otherwise:
-                block([v.first(builder.sub(lanes, _INDEX(i * v.lanes))) for i in range(len(vectors))])
+                block([v.first(builder.sub(lanes, INDEX(i * v.lanes))) for i in range(len(vectors))])
         return context.get_dummy_value()
 
     operands = (
@@ -221,13 +152,13 @@ def slide(
         )
         a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (4, 9, 13))
         a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (8, 12))
-        starts = [builder.mul(_INDEX(m), y_row) for m in range(len(rows))]
+        starts = [builder.mul(INDEX(m), y_row) for m in range(len(rows))]
 
         def block(mask: Any) -> None:
             sums = [cgutils.alloca_once(builder, v.type) for _ in rows]
             for place in sums:
                 builder.store(v.zero, place)
-            with cgutils.for_range_slice(builder, begin, end, _INDEX(1)) as (line, _):
+            with cgutils.for_range_slice(builder, begin, end, INDEX(1)) as (line, _):
                 a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [line])))
                 b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [line])))
 
@@ -237,28 +168,28 @@ def slide(
                     b_start = builder.add(b_line, builder.mul(tap, b_tap))
                     kernel = []
                     for t in range(number):
-                        place = builder.add(b_start, builder.mul(_INDEX(t), b_tap))
+                        place = builder.add(b_start, builder.mul(INDEX(t), b_tap))
                         if len(scalars):
                             kernel.append(v.splat(builder.load(builder.gep(b, [place]))))
                         else:
                             kernel.append(v.load(b, place, mask))
                     for j in range(len(rows) + number - 1):
-                        pixels = v.load(a, builder.add(a_start, builder.mul(_INDEX(j), a_row)), mask)
+                        pixels = v.load(a, builder.add(a_start, builder.mul(INDEX(j), a_row)), mask)
                         for t, weights in enumerate(kernel):
                             if 0 <= j - t < len(rows):
                                 place = sums[j - t]
                                 builder.store(v.multiply_add(pixels, weights, builder.load(place)), place)
 
-                whole = builder.sub(taps, builder.srem(taps, _INDEX(len(several))))
-                with cgutils.for_range_slice(builder, _INDEX(0), whole, _INDEX(len(several))) as (tap, _):
+                whole = builder.sub(taps, builder.srem(taps, INDEX(len(several))))
+                with cgutils.for_range_slice(builder, INDEX(0), whole, INDEX(len(several))) as (tap, _):
                     meet(tap, len(several))
                 if len(several) > 1:
-                    with cgutils.for_range_slice(builder, whole, taps, _INDEX(1)) as (tap, _):
+                    with cgutils.for_range_slice(builder, whole, taps, INDEX(1)) as (tap, _):
                         meet(tap, 1)
             for place, start in zip(sums, starts, strict=True):
                 v.store(builder.load(place), y, builder.add(y_base, start), mask)
 
-        full = builder.icmp_signed(">=", lanes, _INDEX(v.lanes))
+        full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
         with builder.if_else(full, likely=True) as (then, otherwise):
             with then:
                 block(None)
@@ -280,7 +211,7 @@ def copy(context, element, source, begin, target, start, number):
         v = Vectors(builder, signature.args[0])
         source, target = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (1, 3))
         _, _, begin, _, start, number = args
-        with cgutils.for_range_slice(builder, _INDEX(0), number, _INDEX(v.lanes)) as (i, _):
+        with cgutils.for_range_slice(builder, INDEX(0), number, INDEX(v.lanes)) as (i, _):
             mask = v.first(builder.sub(number, i))
             v.store(v.load(source, builder.add(begin, i), mask), target, builder.add(start, i), mask)
         return context.get_dummy_value()

@@ -9,16 +9,105 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from .microkernel import VECTOR_BYTES, Vectors
+__all__ = [
+    "INDEX",
+    "INT",
+    "REGISTERS",
+    "VECTOR_BYTES",
+    "Vectors",
+    "lanes_of",
+    "lanes_to_rows",
+    "load",
+    "load_first",
+    "rows_to_lanes",
+    "splat",
+    "store",
+    "store_first",
+    "zero",
+]
 
-__all__ = ["lanes_of", "lanes_to_rows", "load", "load_first", "rows_to_lanes", "splat", "store", "store_first", "zero"]
+_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
+VECTOR_BYTES = 64 if _WIDE else 32
+"""Bytes of a vector."""
+REGISTERS = 32 if _WIDE else 16
+"""How many vectors the processor holds at once."""
 
-_INT, _INDEX = ir.IntType(32), ir.IntType(64)
+INT, INDEX = ir.IntType(32), ir.IntType(64)
+"""The compiler's integers: those of masks, and those that count."""
+
+
+class Vectors:
+    """What a builder must know to load, store and multiply vectors of one dtype."""
+
+    def __init__(self, builder: Any, dtype: Any) -> None:
+        bits = dtype.bitwidth
+        self.builder, self.align, self.floating = builder, bits // 8, isinstance(dtype, types.Float)
+        self.lanes = 8 * VECTOR_BYTES // bits
+        element = ir.IntType(bits) if not self.floating else {32: ir.FloatType(), 64: ir.DoubleType()}[bits]
+        self.type, self.mask = ir.VectorType(element, self.lanes), ir.VectorType(ir.IntType(1), self.lanes)
+        self.zero = ir.Constant(self.type, None)
+        self.suffix = f"v{self.lanes}{'f' if self.floating else 'i'}{bits}"
+
+    def _call(self, name: str, result: Any, *args: Any) -> Any:
+        signature = ir.FunctionType(result, [a.type for a in args])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), args)
+
+    def _place(self, data: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(data, [offset]), self.type.as_pointer())
+
+    def splat(self, value: Any, like: Any = None) -> Any:
+        """A vector of one value."""
+        like = like or self.type
+        nothing = ir.Constant(like, ir.Undefined)
+        first = self.builder.insert_element(nothing, value, INT(0))
+        return self.builder.shuffle_vector(
+            first, nothing, ir.Constant(ir.VectorType(INT, self.lanes), [0] * self.lanes)
+        )
+
+    def first(self, number: Any) -> Any:
+        """The mask of the first lanes, ``number`` of them, or fewer or more than there are."""
+        wide = ir.VectorType(INDEX, self.lanes)
+        return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
+
+    def load(self, data: Any, offset: Any, mask: Any) -> Any:
+        """The vector that begins ``offset`` elements from a pointer; zeros where a ``mask`` has none."""
+        place = self._place(data, offset)
+        if mask is None:
+            return self.builder.load(place, align=self.align)
+        return self._call(f"llvm.masked.load.{self.suffix}.p0", self.type, place, INT(self.align), mask, self.zero)
+
+    def store(self, vector: Any, data: Any, offset: Any, mask: Any) -> None:
+        """Put a vector there, or what of it a ``mask`` has."""
+        place = self._place(data, offset)
+        if mask is None:
+            self.builder.store(vector, place, align=self.align)
+        else:
+            name = f"llvm.masked.store.{self.suffix}.p0"
+            self._call(name, ir.VoidType(), vector, place, INT(self.align), mask)
+
+    def fetch(self, data: Any, offset: Any) -> None:
+        """Have the line of the cache that holds an element fetched, if there is such memory."""
+        place = self.builder.bitcast(self.builder.gep(data, [offset]), ir.IntType(8).as_pointer())
+        to_read, near, of_data = INT(0), INT(2), INT(1)
+        self._call("llvm.prefetch.p0", ir.VoidType(), place, to_read, near, of_data)
+
+    def add(self, a: Any, b: Any) -> Any:
+        """``a + b``."""
+        return self.builder.fadd(a, b) if self.floating else self.builder.add(a, b)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c``, rounded once where the processor can."""
+        if self.floating:
+            return self._call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
+        return self.builder.add(self.builder.mul(a, b), c)
+
+
+# -- vectors in compiled Python ------------------------------------------------------------------------------
 
 
 def _lanes(element: Any) -> int:
@@ -49,7 +138,7 @@ def lanes_of(context, element):
     """How many numbers of a type a vector has."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _INDEX(_lanes(signature.args[0]))
+        return INDEX(_lanes(signature.args[0]))
 
     return types.int64(element), build
 
@@ -148,7 +237,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
         # Blocks of ``half`` lanes are exchanged between vectors that are ``half`` apart.
         low = [i if i % (2 * half) < half else i - half + n for i in range(n)]
         high = [i + half if i % (2 * half) < half else i + n for i in range(n)]
-        masks = [ir.Constant(ir.VectorType(_INT, n), order) for order in (low, high)]
+        masks = [ir.Constant(ir.VectorType(INT, n), order) for order in (low, high)]
         rows = list(rows)
         for i in range(n):
             if i % (2 * half) < half:
@@ -180,15 +269,15 @@ def rows_to_lanes(context, element, source, bounds, number, target, begin, step)
         _, _, _, number, _, begin, step = args
 
         def entry(row: int, lane: int) -> Any:
-            return builder.load(builder.gep(table, [_INDEX(row * v.lanes + lane)]))
+            return builder.load(builder.gep(table, [INDEX(row * v.lanes + lane)]))
 
-        with cgutils.for_range_slice(builder, _INDEX(0), number, _INDEX(v.lanes)) as (j, _):
+        with cgutils.for_range_slice(builder, INDEX(0), number, INDEX(v.lanes)) as (j, _):
             rows = [
                 v.load(source, builder.add(entry(0, i), j), _between(v, j, entry(1, i), entry(2, i)))
                 for i in range(v.lanes)
             ]
             for i, column in enumerate(_transposed(builder, rows)):
-                place = builder.add(begin, builder.mul(builder.add(j, _INDEX(i)), step))
+                place = builder.add(begin, builder.mul(builder.add(j, INDEX(i)), step))
                 v.store(column, target, place, None)
         return context.get_dummy_value()
 
@@ -208,10 +297,10 @@ def lanes_to_rows(context, element, source, begin, step, number, target, bounds)
         _, _, begin, step, number, _, _ = args
 
         def entry(row: int, lane: int) -> Any:
-            return builder.load(builder.gep(table, [_INDEX(row * v.lanes + lane)]))
+            return builder.load(builder.gep(table, [INDEX(row * v.lanes + lane)]))
 
-        with cgutils.for_range_slice(builder, _INDEX(0), number, _INDEX(v.lanes)) as (j, _):
-            places = [builder.add(begin, builder.mul(builder.add(j, _INDEX(i)), step)) for i in range(v.lanes)]
+        with cgutils.for_range_slice(builder, INDEX(0), number, INDEX(v.lanes)) as (j, _):
+            places = [builder.add(begin, builder.mul(builder.add(j, INDEX(i)), step)) for i in range(v.lanes)]
             columns = [v.load(source, place, None) for place in places]
             for i, row in enumerate(_transposed(builder, columns)):
                 mask = _between(v, j, entry(1, i), entry(2, i))
