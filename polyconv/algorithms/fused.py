@@ -23,6 +23,7 @@ from .direct import DEPTH
 __all__ = ["Panels", "cost", "kept", "prepare", "write"]
 
 _LINE = 30  # cycles
+_NEAR_BYTES = 2**20  # what a near cache keeps of a batch of blocks
 _HIDDEN = 2  # of the time to read the kernel, but one such part is seen
 _BLOCK_BYTES = 3 * 2**18  # what blocks hold together before and after their product: about what a cache holds
 _MOST_BYTES, _MANY = 15 * 2**20, 264  # what they hold at most, and how many there are, however large the kernel is
@@ -314,8 +315,11 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     turns = sum(line * n * k for line, n, k in zip(lines, inputs, outputs, strict=True)) * p.filters
     kernel = points * p.groups * p.channels * p.filters
     turned = 0 if p.channels_last else p.batch * p.groups * p.channels * math.prod(p.size) + p.output_elements
-    # Through caches go the blocks, and for each batch of them the kernel, which is fetched while products are made.
-    through = multiplied * (p.channels + p.filters) + kernel * -(-number // some) // _HIDDEN
+    # Blocks are written and read where a near cache does not hold a batch of them, and for each batch the kernel is,
+    # while products are made.
+    batch = points * some * (p.channels + p.filters) * p.itemsize
+    through = int(2 * multiplied * (p.channels + p.filters) * max(0.0, 1 - _NEAR_BYTES / batch))
+    through += kernel * -(-number // some) // _HIDDEN
     return Cost(
         loop_slots=int(2 * lanes * cycles),
         other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
