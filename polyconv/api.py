@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 from . import wisdom
@@ -241,12 +242,16 @@ def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
 
 
 @_spelled_out
-def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -> Plan | ChunkedPlan:
+def plan(
+    x: Any, w: Any, *, measure: bool = False, prepared: bool = False, **options: Unpack[Options]
+) -> Plan | ChunkedPlan:
     """Plan a convolution without running it: which algorithm, at what predicted cost, and why not the others.
 
     ``x`` and ``w`` may be arrays or anything with ``.shape`` and ``.dtype``. Plans for equal arguments are cached.
     With ``measure``, the algorithms that promise to be quick are run on random arrays of the same shapes, and the
     fastest is taken, now and in every later call for the same problem; :func:`save_wisdom` keeps such choices.
+    With ``prepared``, the plan is for a kernel that ``plan.prepare`` makes ready once for many images: the time that
+    this takes is not weighed.
 
     Returns
     -------
@@ -261,9 +266,11 @@ def plan(x: Any, w: Any, *, measure: bool = False, **options: Unpack[Options]) -
     >>> p.algorithm
     'pointwise'
     """
-    if not isinstance(measure, bool):
-        raise TypeError(f"measure={measure!r} must be True or False")
+    for name, said in (("measure", measure), ("prepared", prepared)):
+        if not isinstance(said, bool):
+            raise TypeError(f"{name}={said!r} must be True or False")
     call, demands = _understood(x, w, options, "plan", None, described=True)
+    demands = replace(demands, prepared=prepared)
     if not measure:
         return planned(x, w, call, demands)
     if in_chunks(x) or in_chunks(w):

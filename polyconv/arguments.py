@@ -121,13 +121,15 @@ class TransposedCall:
 class Demands:
     """What the caller asks of the choice.
 
-    A certain algorithm or None for any, an accuracy, a memory limit in bytes, and a number of threads.
+    A certain algorithm or None for any, an accuracy, a memory limit in bytes, and a number of threads; and whether the
+    kernel will be ``prepared``, so that what this takes counts for nothing.
     """
 
     algorithm: Algorithm | None = None
     accuracy: str = "fast"
     max_workspace: int | None = None
     workers: int | None = None
+    prepared: bool = False
 
 
 # -- integers, one per spatial axis --------------------------------------------------------------------------

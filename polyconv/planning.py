@@ -305,10 +305,11 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
     if not alone:  # threads are woken, and wait for Python itself, which loops need but to begin
         python = (tiles - turns) * cost.calls * (target.call_seconds + pool.SECONDS_ASLEEP)
         waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
+    ahead = 0.0 if demands.prepared else target.seconds(once, problem.dtype, alone=True)
     workspace = costs.beside(tile) + max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
     return Candidate(
         costs.algorithm,
-        target.seconds(once, problem.dtype, alone=True) + turns * target.seconds(cost, problem.dtype, alone) + waiting,
+        ahead + turns * target.seconds(cost, problem.dtype, alone) + waiting,
         flops=once.flops + tiles * cost.flops,
         traffic=once.traffic + tiles * cost.traffic,
         workspace=workspace,

@@ -95,7 +95,7 @@ def test_help_spells_out_every_keyword() -> None:
     keywords += ["dtype", "algorithm", "accuracy", "max_workspace", "workers"]
     for function in (pc.conv, pc.conv1d, pc.conv2d, pc.conv3d, pc.plan):
         parameters = inspect.signature(function).parameters
-        own = ["x", "w", "measure"] if function is pc.plan else ["x", "w", "bias"]
+        own = ["x", "w", "measure", "prepared"] if function is pc.plan else ["x", "w", "bias"]
         assert [*parameters] == own + keywords
         for keyword in keywords:
             assert f"\n{keyword}\n" in str(function.__doc__), (function.__name__, keyword)

@@ -537,10 +537,10 @@ def test_strides_and_dilations_are_positive_integers(
 @pytest.mark.parametrize("function", [pc.conv, pc.conv1d, pc.conv2d, pc.conv3d, pc.plan])
 def test_keywords_are_spelled_out(function: Callable[..., Any]) -> None:
     names = list(inspect.signature(function).parameters)
-    own = ["x", "w", "measure"] if function is pc.plan else ["x", "w", "bias"]
+    own = ["x", "w", "measure", "prepared"] if function is pc.plan else ["x", "w", "bias"]
     assert sorted(names) == sorted([*own, *Options.__annotations__])
     for name in names:
-        assert (f"``{name}``" if name == "measure" else f"\n{name}\n") in str(function.__doc__)
+        assert (f"``{name}``" if name in ("measure", "prepared") else f"\n{name}\n") in str(function.__doc__)
     says(
         refusal(TypeError, function, X, W, strid=2),
         f"{function.__name__}() got an unexpected keyword argument 'strid'; did you mean stride?",

@@ -153,3 +153,14 @@ def test_jax_compiles_what_is_prepared(algorithm: str) -> None:
     np.testing.assert_allclose(jax.jit(prepared)(x), expected, atol=1e-5 * scale)
     together = jax.jit(lambda image, kernel, b: plan.prepare(kernel, b)(image))
     np.testing.assert_allclose(together(x, w, bias), expected, atol=1e-5 * scale)
+
+
+def test_a_plan_for_prepared_kernels_weighs_no_preparation() -> None:
+    """A kernel of many channels takes longer to transform than to meet a few images: more so, the larger the blocks."""
+    x, w = np.ones((8, 14, 14, 512)), np.ones((3, 3, 512, 512))
+    plan, ready = (pc.plan(x, w, layout="NHWC", padding=1, prepared=prepared) for prepared in (False, True))
+    assert ready.chosen.seconds < plan.chosen.seconds / 2
+    assert ready.algorithm == "winograd"
+    np.testing.assert_allclose(ready.prepare(w)(x), plan(x, w), rtol=1e-9)
+    with pytest.raises(TypeError, match="prepared=1 must be True or False"):
+        pc.plan(x, w, layout="NHWC", prepared=1)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ class _Layer:
         self.layer = LAYOUTS[layout](LAYERS[layer])
         self.x, self.w = self.layer.arrays(dtype)
         try:
-            self.plan = pc.plan(self.x, self.w, algorithm=algorithm, **self.layer.keywords)
+            self.plan = pc.plan(self.x, self.w, algorithm=algorithm, prepared=True, **self.layer.keywords)
         except ValueError as refusal:
             raise NotImplementedError from refusal
         if self.plan.chosen.seconds > 5:

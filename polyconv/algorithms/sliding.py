@@ -69,6 +69,7 @@ def _along(p: ConvProblem) -> int:
     return p.ndim - 1 if over_channels(p) else p.ndim - 2
 
 
+@lru_cache  # asked for in every call
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     axis, extent = _along(p), p.groups if over_channels(p) else p.output_size[-1]
