@@ -230,7 +230,7 @@ def _overlap_save(block: tuple[int, ...] | None) -> Algorithm:
 
 
 def _fused_block(block: tuple[int, ...] | None, p: ConvProblem) -> tuple[int, ...]:
-    """The lengths that compiled transforms have for a block; the image's own where they have none so long."""
+    """The lengths of a block: where none is asked for, the least that compiled transforms have and the image fits."""
     return spectra.whole(p) if block is None else block
 
 
@@ -250,19 +250,17 @@ def _fused_reject(block: tuple[int, ...] | None, problem: ConvProblem, target: T
     return None
 
 
-def _fused_prepare(block: tuple[int, ...] | None, w: Array, problem: ConvProblem, xp: ModuleType) -> spectra.Spectrum:
+def _fused_prepare(block: tuple[int, ...] | None, w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     return spectra.prepare(w, problem, _fused_block(block, problem), xp)
 
 
 def _fused_write(
-    block: tuple[int, ...] | None, x: Array, kernel: spectra.Spectrum, problem: ConvProblem, xp: ModuleType, y: Array
+    block: tuple[int, ...] | None, x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType, y: Array
 ) -> None:
     spectra.write(x, kernel, problem, _fused_block(block, problem), xp, y)
 
 
-def _fused_run(
-    block: tuple[int, ...] | None, x: Array, kernel: spectra.Spectrum, problem: ConvProblem, xp: ModuleType
-) -> Array:
+def _fused_run(block: tuple[int, ...] | None, x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array:
     y = new(xp.empty, problem.result_shape, problem.memory_order, problem.dtype, device(x), xp)
     _fused_write(block, x, kernel, problem, xp, y)
     return y

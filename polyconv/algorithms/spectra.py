@@ -23,7 +23,7 @@ from .base import Cost
 from .blocking import VECTOR_BYTES
 from .fused import interleave
 
-__all__ = ["Spectrum", "cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "whole", "write"]
+__all__ = ["cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "whole", "write"]
 
 _RADICES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16)
 _FLAT = 8  # rows of a block along an axis without taps
@@ -89,13 +89,6 @@ def form(p: ConvProblem, block: tuple[int, ...], lanes: int) -> Form:
     return Form(p, (*axes, _axis(*last)), p.groups >= lanes, folded)
 
 
-class Spectrum(NamedTuple):
-    """The kernel's conjugate spectrum, flat, and of how many lanes: ``(G / lanes, K, C, *points, 2, lanes)`` or one."""
-
-    w: Array
-    lanes: int
-
-
 @cache  # tables hold their addresses for good, and lengths are few
 def _twiddles(points: int, dtype: object) -> tuple[tuple[int, int], Array]:
     """The two factors of a transform and the roots of unity between them."""
@@ -131,8 +124,12 @@ def _work(axes: Sequence[int], lanes: int, like: Array, xp: ModuleType) -> tuple
     return room, (address(room), like.itemsize, xp.zeros((5 + 2 * len(axes), lanes), dtype=xp.int64))
 
 
-def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) -> Spectrum:
-    """What :func:`write` reads of a kernel ``(G, K, C, *kernel)``."""
+def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) -> Array:
+    """What :func:`write` reads of a kernel ``(G, K, C, *kernel)``: its conjugate spectrum, flat.
+
+    Where lanes hold groups it is ``(G / lanes, K, C, *points, 2, lanes)``, else ``(G, K, C, *points, 2)``; of all
+    points those along the first axis come last.
+    """
     from ..compiled import spectra, vectors
 
     lanes = vectors.VECTOR_BYTES // p.itemsize
@@ -169,7 +166,7 @@ def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) ->
         made = xp.permute_dims(made, (0, 4, 2, 1, 3))
         packed = aligned((number, *made.shape[2:]), w.dtype)
         packed[...] = xp.reshape(made, (blocks * lanes, *made.shape[2:]))[:number]
-    return Spectrum(xp.reshape(packed, (-1,)), lanes if wide else 1)
+    return xp.reshape(packed, (-1,))
 
 
 class _Tables(NamedTuple):
@@ -214,7 +211,7 @@ def _planes(x: Array, wide: bool, copies: bool, xp: ModuleType) -> tuple[Array, 
     return planes, False
 
 
-def write(x: Array, kernel: Spectrum, p: ConvProblem, block: tuple[int, ...], xp: ModuleType, y: Array) -> None:
+def write(x: Array, kernel: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``; ``p`` has neither strides nor dilation."""
     from ..compiled import spectra, vectors
 
@@ -234,7 +231,7 @@ def write(x: Array, kernel: Spectrum, p: ConvProblem, block: tuple[int, ...], xp
     spectra.convolve(
         x.dtype.type(0), wide, (x_interleaved, y_interleaved), q.batch, q.groups, q.channels, q.filters,
         t.lengths, t.plans, t.firsts, tuple(low for low, _ in q.padding),
-        address(x), q.size, x_steps, address(kernel.w), t.lines, t.each * q.filters * q.channels, t.each, t.step,
+        address(x), q.size, x_steps, address(kernel), t.lines, t.each * q.filters * q.channels, t.each, t.step,
         address(result), q.output_size, t.most, y_steps,
         there, there + (q.channels * size * p.itemsize if q.filters > 1 else 0), work,
     )  # fmt: skip
