@@ -234,6 +234,7 @@ class _Costs:
     def __init__(self, algorithm: Algorithm, call: Call, target: Target) -> None:
         self.algorithm, self.call, self.target = algorithm, call, target
         self.pads = algorithm.pads(call.problem)
+        self.shares = algorithm.shares is not None and algorithm.shares(call.problem)
         self.problem = call.problem if self.pads else call.problem.padded
         make = algorithm.prepare_cost
         self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem.padded)
@@ -285,7 +286,7 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
                 return workers * costs.of(tile).workspace if count(problem, tile) >= least else math.inf
 
             most = min(workers * wanted, comfortable, limit)
-            few = problem.batch < workers * turns and problem.groups > 1
+            few = problem.batch < workers * turns and problem.groups > 1 and not costs.shares
             ways += [(cut(problem, held, most, grain, by_groups), workers) for by_groups in {False, few}]
     if costs.of(all_of_it).workspace + costs.beside(all_of_it) - costs.once.kept > comfortable and len({*ways}) > 1:
         del ways[0]  # however quick it would be
@@ -305,6 +306,7 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
     if not alone:  # threads are woken, and wait for Python itself, which loops need but to begin
         python = (tiles - turns) * cost.calls * (target.call_seconds + pool.SECONDS_ASLEEP)
         waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
+        waiting = pool.SECONDS_SHARED if costs.shares else waiting
     ahead = 0.0 if demands.prepared else target.seconds(once, problem.dtype, alone=True)
     workspace = costs.beside(tile) + max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
     return Candidate(

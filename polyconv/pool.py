@@ -3,29 +3,32 @@
 While it works, the BLAS that NumPy calls keeps to one thread in each of the pool's: two pools that each take every
 processor would only wait for one another. The thread that calls works along, so that calls from many threads at once,
 or from one of the pool's own, wait for nobody. Between compiled loops, which may take less time than a thread takes to
-wake up, threads wait for one another awake (:mod:`polyconv.compiled.waiting`).
+wake up, threads wait for one another awake, and share loops without Python (:mod:`polyconv.compiled.team`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from queue import SimpleQueue
+from types import ModuleType
 from typing import Any
 
 from .arrays import one_thread, threads
 
-__all__ = ["SECONDS", "SECONDS_ASLEEP", "SECONDS_AWAKE", "blas_in_one_thread", "run_all"]
+__all__ = ["SECONDS", "SECONDS_ASLEEP", "SECONDS_AWAKE", "SECONDS_SHARED", "blas_in_one_thread", "rouse", "run_all"]
 
 SECONDS = 5e-5
 """What one call of :func:`run_all` takes beside its tasks: threads are woken and waited for, BLAS held and let go."""
 SECONDS_AWAKE = 3e-5
 """The same, where threads wait awake."""
+SECONDS_SHARED = 1e-5
+"""What a loop takes beside its own time that threads share."""
 SECONDS_ASLEEP = 1e-5
 """What an array operation of each other thread takes beside its own time: it lets go of Python's lock, and whoever
 finds that taken afterwards sleeps, and is woken in more time than a small tile takes. So tiles are best few and large.
@@ -96,53 +99,73 @@ def blas_in_one_thread() -> Iterator[None]:
 
 
 class _Team:
-    """Threads that wait for work. There are as many as one call has wanted; where all are busy, callers work alone.
-
-    Two counters say how often there was work, and how often a thread has ended its own, to whoever waits awake.
-    """
+    """Threads that wait for work. There are as many as one call has wanted; where all are busy, callers work alone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._size = 0
         self._jobs: SimpleQueue[Callable[[], bool]] = SimpleQueue()
-        self._posted, self._ended = ctypes.c_int64(), ctypes.c_int64()
 
-    def post(self, job: Callable[[], bool], helpers: int) -> None:
-        """Have a job done by so many threads. It says whether they are to rest awake afterwards."""
+    def grow(self, helpers: int) -> None:
+        """Have so many threads, at least."""
         if helpers > self._size:
             with self._lock:
                 for number in range(self._size, helpers):
                     threading.Thread(target=self._serve, name=f"polyconv-{number}", daemon=True).start()
                     self._size = number + 1
+
+    def post(self, job: Callable[[], bool], helpers: int) -> None:
+        """Have a job done by so many threads. It says whether they are to rest awake afterwards."""
         for _ in range(helpers):
             self._jobs.put(job)
-        self._posted.value += 1  # no more than a change is looked for, so that one may get lost among several
 
     def _serve(self) -> None:
         while True:
-            if self._jobs.get()():
-                from .compiled import waiting
+            job = self._jobs.get()
+            before = _at_rest()
+            posted = before.known()[0] if before else 0
+            if job():
+                from .compiled import team
 
-                known = self._posted.value
-                turns = waiting.TURNS if self._jobs.empty() else 0
-                waiting.rest(ctypes.addressof(self._ended), ctypes.addressof(self._posted), known, turns)
+                team.rest(posted, team.TURNS)
 
     def wait(self, over: Callable[[], bool]) -> None:
         """Wait awake until threads have ended what is to be ``over``, or so long that the caller may as well sleep."""
-        from .compiled import waiting
+        from .compiled import team
 
-        known = self._ended.value
-        while not over() and waiting.awaited(ctypes.addressof(self._ended), known):
-            known = self._ended.value
+        _, ended = team.known()
+        while not over() and team.awaited(ended):
+            _, ended = team.known()
 
 
 _team = _Team()
+
+
+def _at_rest() -> ModuleType | None:
+    """Where threads rest awake, if any ever did: without numba, none does."""
+    return sys.modules.get("polyconv.compiled.team")
+
+
+def rouse(workers: int) -> int:
+    """Wake helpers for loops that ``workers`` threads are to share, the caller's among them, and say how many can.
+
+    No more can than have a processor each. Who rests awake need not be woken.
+    """
+    from .compiled import team
+
+    members = min(workers, threads())
+    if (asleep := members - 1 - team.awake()) > 0:
+        _team.grow(members - 1)
+        _team.post(lambda: True, asleep)
+    return members
 
 
 def _after_fork() -> None:
     """A child has none of its parent's threads, nor their work."""
     global _one_thread, _team
     _team = _Team()
+    if (team := _at_rest()) is not None:
+        team.clear()
     _one_thread.release()
     _one_thread = _OneThread()
 
@@ -190,6 +213,9 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
         return awake
 
     with blas_in_one_thread() if blas else contextlib.nullcontext():
+        _team.grow(helpers)
+        if (team := _at_rest()) is not None:
+            team.post()  # first, so that who takes the job knows of it
         _team.post(help_out, helpers)
         try:
             work()

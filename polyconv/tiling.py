@@ -18,7 +18,7 @@ from .algorithms import Algorithm
 from .arrays import Array, new
 from .dtypes import Dtypes
 from .padding import pad
-from .pool import run_all
+from .pool import rouse, run_all
 from .problem import ConvProblem
 
 __all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "whole"]
@@ -157,6 +157,16 @@ class Tiles:
         return _parts(self.problem, self.tile, self._pads)
 
     @cached_property
+    def _shared(self) -> bool:
+        """Whether threads share the algorithm's loops over the image as it is, and not its tiles."""
+        algorithm, p = self.algorithm, self.problem
+        if self.workers == 1 or algorithm.write is None or algorithm.shares is None or self.tile.groups:
+            return False
+        if not algorithm.shares(p):
+            return False
+        return self.dtypes.total == self.dtypes.result and (self._pads or not any(map(any, p.padding)))
+
+    @cached_property
     def _in_threads(self) -> Callable[[Iterable[Callable[[], object]]], None]:
         """What runs tasks, of a tile each."""
         cost = self.algorithm.cost(self._parts[0].problem)
@@ -176,6 +186,10 @@ class Tiles:
         """Convolve an image."""
         p = self.problem
         y = new(self.xp.empty, p.result_shape, p.memory_order, self.dtypes.result, self.device, self.xp)
+        if self._shared and bias is None and x.dtype == self.dtypes.total:
+            assert self.algorithm.write is not None
+            self.algorithm.write(x, kernel[0], p, self.xp, y, rouse(self.workers))
+            return y
         tasks = [partial(self._run, x, kernel, bias, y, one) for one in self._parts]
         if self.workers > 1:
             self._in_threads(tasks)

@@ -19,7 +19,7 @@ import threadpoolctl
 
 import polyconv as pc
 from polyconv.algorithms import ALGORITHMS
-from polyconv.compiled import waiting
+from polyconv.compiled import team
 from polyconv.execution import road
 from polyconv.pool import run_all
 from polyconv.tiling import Tile
@@ -169,13 +169,13 @@ def test_many_threads_share_the_pool(loops: bool) -> None:
 @pytest.mark.parametrize(("awake", "processors"), [(True, 2), (False, 2), (True, 1)])
 def test_threads_wait_awake_for_loops_alone(awake: bool, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And only where each has a processor. Who rests is there for what comes next, whatever that is."""
-    rested, rest = threading.Event(), waiting.rest
+    rested, rest = threading.Event(), team.rest
 
     def spy(*args: int) -> None:
         rested.set()
         rest(*args)
 
-    monkeypatch.setattr(waiting, "rest", spy)
+    monkeypatch.setattr(team, "rest", spy)
     monkeypatch.setattr("polyconv.pool.threads", lambda: processors)
     for loops in (awake, False, awake, awake):
         met = threading.Barrier(2, timeout=60)
@@ -258,7 +258,7 @@ def test_blas_is_left_to_others_afterwards() -> None:
 _FORK = """
 import os, sys, threading, traceback
 import numpy as np, threadpoolctl, polyconv as pc
-from polyconv.compiled.waiting import announce
+from polyconv.compiled.team import announce
 from polyconv.execution import road
 from polyconv.pool import run_all
 from polyconv.tiling import Tile

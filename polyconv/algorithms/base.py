@@ -83,6 +83,9 @@ class Algorithm:
         axes always stand in this order; in memory, channels are innermost where ``problem.channels_last`` says so.
     write
         ``write(x, kernel, problem, xp, y)``: the same, into a ``y`` that is there; None where results come out new.
+    shares
+        ``shares(problem) -> bool``: whether threads can share the loops of ``write``, which then takes their number,
+        ``write(..., y, workers)``, and no memory that grows with the image. None for never.
     stores
         Whether it stores something on its way that had better stay in cache, though it has a ``write``: it is then cut
         into tiles that do, and writes where each of them belongs.
@@ -127,7 +130,8 @@ class Algorithm:
     prepare: Callable[[Array, ConvProblem, ModuleType], Any] | None = None
     prepare_cost: Callable[[ConvProblem], Cost] | None = None
     detail: str = ""
-    write: Callable[[Array, Any, ConvProblem, ModuleType, Array], None] | None = None
+    write: Callable[..., None] | None = None
+    shares: Callable[[ConvProblem], bool] | None = None
     stores: bool = False
     absorbs: Callable[[ConvProblem], bool] | None = None
     casts: Callable[[str], bool] | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +32,7 @@ __all__ = ["DEPTH", "DIRECT"]
 
 DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
 _NEAR = 256  # positions at a time, whose windows stay in cache
+_NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
 _EDGES, _REGIONS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 _MANY = 16  # filters that are worth a panel
 
@@ -43,20 +44,29 @@ def _depth(p: ConvProblem) -> int:
 
 
 def over(p: ConvProblem) -> str:
-    """What the vectors of the loops hold: lines of channels or planes of their own, filters, positions, or panels.
+    """What the vectors of the loops hold: filters, positions, panels, or whatever kernels slide over, line by line.
 
     Panels are positions whose windows are unrolled first, which pays where they meet many filters.
     """
     if p.channels == p.filters == 1:
         return "lines"
     if p.channels_last:
-        return "filters"
+        return "lines" if _slides(p) else "filters"
     return "positions" if p.output_size[-1] >= 16 and p.filters < _MANY else "panels"
 
 
-def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
-    """The block for a problem, and the cycles that it takes in all, if nothing else does."""
-    positions, kind = p.batch * p.positions, over(p)
+@lru_cache(maxsize=1024)
+def _slides(p: ConvProblem) -> bool:
+    """Whether, of an image with channels innermost, kernels that slide take less time than filters by themselves."""
+    lanes = VECTOR_BYTES // p.itemsize
+    if p.taps * p.channels * VECTOR_BYTES > _NEAR_BYTES:
+        return False
+    return sliding.block(p, REGISTERS, lanes)[1] < _blocked(p, "filters", REGISTERS, lanes)[1]
+
+
+def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Block, float]:
+    """The block for vectors of a ``kind``, see :func:`over`, and the cycles that it takes if nothing else does."""
+    positions = p.batch * p.positions
     if kind == "filters":
         found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, SOME)
         cycles *= positions / ENDLESS * p.groups
@@ -75,7 +85,8 @@ def _blocked(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
 class Packed(NamedTuple):
     """A kernel in the order in which the micro-kernel reads it.
 
-    ``w`` is flat, ``(G, panels, taps, width)``; ``block`` was chosen with it, and has vectors ``width`` wide.
+    ``w`` is flat, ``(G, panels, taps, width)``, or of planes ``(G, taps)``; ``block`` was chosen with it, whose vectors
+    or rows a panel is wide, whichever stand for filters. Kernels that slide choose their block by themselves.
     """
 
     w: Array
@@ -83,24 +94,28 @@ class Packed(NamedTuple):
     width: int
 
 
-def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed | sliding.Lines:
-    if over(p) == "lines":
-        return sliding.prepare(w, p, xp)
+def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
     from ..compiled import microkernel
 
-    lanes = microkernel.VECTOR_BYTES // p.itemsize
-    found, _ = _blocked(p, microkernel.REGISTERS, lanes)
-    taps, kind = range(3, 3 + p.ndim), over(p)
-    order = (0, *taps, 2, 1) if kind == "filters" else (0, 2, *taps, 1)
-    width = found.vectors * lanes if kind == "filters" else found.rows
-    panels = -(-p.filters // width)
-    columns = xp.reshape(xp.permute_dims(w, order), (p.groups, -1, p.filters))
-    packed = aligned((p.groups, panels, columns.shape[1], width), w.dtype)
+    lanes, kind = microkernel.VECTOR_BYTES // p.itemsize, over(p)
+    if kind == "lines" and sliding.holds(p) == "positions":
+        own = aligned((p.groups, p.taps), w.dtype)
+        own[...] = xp.reshape(w, own.shape)
+        return Packed(xp.reshape(own, (-1,)), Block(1, 1), 1)
+    if p.channels_last:  # filters or lines, which read the same kernel
+        found, _ = _blocked(p, "filters", microkernel.REGISTERS, lanes)
+        columns, width = sliding.columns(w, p, xp), found.vectors * lanes
+    else:
+        found, _ = _blocked(p, kind, microkernel.REGISTERS, lanes)
+        order = (0, 2, *range(3, 3 + p.ndim), 1)
+        columns, width = xp.reshape(xp.permute_dims(w, order), (p.groups, -1, p.filters)), found.rows
+    groups, taps, extent = columns.shape
+    packed = aligned((groups, -(-extent // width), taps, width), w.dtype)
     packed[:, -1, ...] = 0
-    for panel in range(panels):
+    for panel in range(packed.shape[1]):
         some = columns[:, :, panel * width : (panel + 1) * width]
         packed[:, panel, :, : some.shape[2]] = some
-    return Packed(xp.reshape(packed, (-1,)), found, width if kind == "filters" else found.vectors * lanes)
+    return Packed(xp.reshape(packed, (-1,)), found, width)
 
 
 def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
@@ -116,9 +131,16 @@ def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
 
 def _absorbs(p: ConvProblem) -> bool:
     """Edges are convolved for themselves, with the taps that meet the image, where they are few enough."""
-    if not (over(p) == "filters" or sliding.over_channels(p)) or sum(map(sum, p.padding)) > _EDGES * p.ndim:
+    if not p.channels_last or (p.groups == p.channels == p.filters == 1) or sum(map(sum, p.padding)) > _EDGES * p.ndim:
         return False
     return math.prod(map(len, runs(p))) <= _REGIONS
+
+
+class _Told(NamedTuple):
+    """What the loops over a problem without margins are told beside the arrays, and how many units they have."""
+
+    units: int
+    arguments: tuple[Any, ...]
 
 
 class _Region(NamedTuple):
@@ -126,12 +148,12 @@ class _Region(NamedTuple):
 
     x: int
     y: int
-    arguments: tuple[Any, ...]
+    told: _Told
 
 
 @lru_cache(maxsize=64)
 def _regions(
-    p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, xp: ModuleType
+    p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, workers: int, xp: ModuleType
 ) -> tuple[tuple[_Region, ...], tuple[tuple[slice, ...], ...]]:
     """The regions of a problem with margins, and what of the result sees nothing but those."""
     regions, zeros = [], []
@@ -150,25 +172,28 @@ def _regions(
         taps = tuple(
             tuple((run.tap + i) * step for i in range(run.taps)) for run, step in zip(some, steps, strict=True)
         )
-        regions.append(_Region(x, y, _arguments(here, x_strides, y_strides, width, xp, taps, p.taps)))
+        regions.append(
+            _Region(x, y, _arguments(here, "filters", x_strides, y_strides, width, workers, xp, taps, p.taps))
+        )
     return tuple(regions), tuple(zeros)
 
 
 def _arguments(
     p: ConvProblem,
+    kind: str,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
     width: int,
+    workers: int,
     xp: ModuleType,
     w_taps: tuple[Sequence[int], ...] = (),
     all_taps: int = 0,
-) -> tuple[Any, ...]:
-    """What the loops over a problem without margins are told beside the arrays: tables of offsets, lengths and steps.
+) -> _Told:
+    """Tables of offsets, lengths and steps, for vectors of a ``kind``, see :func:`over`.
 
     ``w_taps``, for each axis, is where in the kernel, which may have more of them, its taps lie.
     """
-    kind, (first, *_), extent = over(p), p.output_size, p.output_size[-1]
-    depth = _depth(p)
+    first, extent, depth = p.output_size[0], p.output_size[-1], _depth(p)
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
     x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=False)]
@@ -184,52 +209,73 @@ def _arguments(
     if kind == "filters":
         row = p.positions // first
         if p.positions <= _NEAR:  # a strip is some images, else some rows of one
-            some = min(p.batch, max(1, _NEAR // p.positions))
+            some = _evenly(p.batch, max(1, _NEAR // p.positions), workers)
             x_starts, y_starts = table(every(some, x_image), *x_steps), table(every(some, y_image), *y_steps)
             strips = (1, 0, 0, p.batch * p.positions, some * x_image, some * y_image)
         else:
-            some = max(1, _NEAR // row)
+            some = _evenly(first, max(1, _NEAR // row), workers)
             x_starts, y_starts = table(x_steps[0][:some], *x_steps[1:]), table(y_steps[0][:some], *y_steps[1:])
             strips = (p.batch, x_image, y_image, p.positions, some * p.stride[0] * x_space[0], some * y_space[0])
         x_taps, panel = table(*taps, every(p.channels, x_channel)), all_taps * p.channels * width
         from_w = table(*w_taps, every(p.channels, width))
-        return depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups
-    x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.batch, p.groups)
+        units = strips[0] * -(-strips[3] // x_starts.shape[0]) * p.groups
+        return _Told(
+            units, (depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups)
+        )
+    x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.groups)
     x_taps, y_filters = table(every(p.channels, x_channel), *taps), table(every(p.filters, y_filter))
     if kind == "positions":
-        return depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group, *lengths
-    return depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group, *lengths
+        units = p.batch * x_rows.shape[0] * p.groups
+        return _Told(units, (depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group, *lengths))
+    units = p.batch * -(-p.positions // width) * p.groups
+    return _Told(units, (depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group, *lengths))
+
+
+def _evenly(number: int, most: int, workers: int) -> int:
+    """How many at a time, and no more than ``most``, so that all workers have alike."""
+    turns = -(-number // most)
+    return -(-number // min(-(-turns // workers) * workers, number))
 
 
 def _unzips(p: ConvProblem) -> bool:
     """Whether vectors hold positions that lie apart in the image."""
-    return p.stride[-1] > 1 and over(p) != "filters" and not sliding.over_channels(p)
+    return p.stride[-1] > 1 and (sliding.holds(p) == "positions" or not p.channels_last)
 
 
-def _write(x: Array, kernel: Packed | sliding.Lines, p: ConvProblem, xp: ModuleType, y: Array) -> None:
+def _shares(p: ConvProblem) -> bool:
+    """Where nothing is copied first."""
+    return not _unzips(p)
+
+
+def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1) -> None:
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
-    from ..compiled import loops
+    from ..compiled import loops, microkernel
 
     if _unzips(p):
         x = _unzip(x, p.stride[-1], xp)
-    if isinstance(kernel, sliding.Lines):
-        sliding.write(x, kernel, p, xp, y)
+    kind = over(p)
+    if kind == "lines":
+        sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
         return
-    kind, (rows, vectors), width = over(p), kernel.block, kernel.width
+    rows, vectors = kernel.block
+    width = kernel.width if kind == "filters" else vectors * (microkernel.VECTOR_BYTES // p.itemsize)
     pixels, x_strides = memory(x, None if kind == "filters" else -1)
     result, y_strides = memory(y)
-    panel = [aligned((width * _depth(p),), x.dtype)] if kind == "panels" else []
+    room = [aligned((workers * _depth(p) * width,), x.dtype)] if kind == "panels" else []
     # An element's type and the lengths of two tuples choose the code.
-    run = partial(getattr(loops, f"over_{kind}"), kernel.w[0], (0,) * rows, (0,) * vectors)
-    at, from_w, to, *more = map(address, (pixels, kernel.w, result, *panel))
+    code = kernel.w[0], (0,) * rows, (0,) * vectors
+    at, from_w, to, *more = map(address, (pixels, kernel.w, result, *room))
+    loop = getattr(loops, f"over_{kind}")
     if kind == "filters":
-        regions, zeros = _regions(p, x_strides, y_strides, width, xp)
-        for region in regions:
-            run(at + region.x * p.itemsize, from_w, to + region.y * p.itemsize, *region.arguments)
+        regions, zeros = _regions(p, x_strides, y_strides, width, workers, xp)
+        for x_first, y_first, (units, arguments) in regions:
+            places = at + x_first * p.itemsize, from_w, to + y_first * p.itemsize
+            loop(workers, units, *code, *places, *arguments)
         for outputs in zeros:
             y[(..., *outputs)] = 0
     else:
-        run(at, from_w, to, *more, *_remembered(p, x_strides, y_strides, width, xp))
+        units, arguments = _remembered(p, kind, x_strides, y_strides, width, workers, xp)
+        loop(workers, units, *code, at, from_w, to, *more, *arguments)
 
 
 _remembered = lru_cache(maxsize=64)(_arguments)
@@ -247,11 +293,12 @@ def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Arra
 
 def _cost(p: ConvProblem) -> Cost:
     lanes = VECTOR_BYTES // p.itemsize
-    cycles = (sliding.block if over(p) == "lines" else _blocked)(p, REGISTERS, lanes)[1]
+    kind = over(p)
+    cycles = (sliding.block(p, REGISTERS, lanes) if kind == "lines" else _blocked(p, kind, REGISTERS, lanes))[1]
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
-    panel = 0 if over(p) != "panels" else _depth(p) * 64
+    panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
-    copied = 0 if over(p) == "filters" else p.image_elements + p.image_elements // p.size[-1] * p.stride[-1]
+    copied = 0 if p.channels_last else p.image_elements + p.image_elements // p.size[-1] * p.stride[-1]
     zipped = copied if _unzips(p) else 0
     return Cost(
         other_flops=2 * p.macs,
@@ -279,7 +326,7 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
 
 _LOOPS = Algorithm(
     name="direct", run=_run, cost=_cost, reject=_reject, prepare=_prepare, prepare_cost=_prepare_cost, write=_write,
-    absorbs=_absorbs, kernel_grad=sums.sums, kernel_grad_cost=sums.cost,
+    shares=_shares, absorbs=_absorbs, kernel_grad=sums.sums, kernel_grad_cost=sums.cost,
 )  # fmt: skip
 
 

@@ -241,7 +241,8 @@ def interleave(x: Array, y: Array) -> None:
 
     source, x_strides = memory(x)
     target, y_strides = memory(y)
-    loops.interleave(x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
+    rows = math.prod(x.shape[:2] + x.shape[3:-1])
+    loops.interleave(1, rows, x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
 
 
 def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array) -> None:

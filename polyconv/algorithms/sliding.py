@@ -1,9 +1,12 @@
-"""One filter for one channel, compiled: kernels slide over channels or planes, and a pixel loaded serves many outputs.
+"""Kernels that slide along an axis, compiled: a pixel that was loaded serves all outputs that see it.
 
-A depthwise layer has so few products that loading is what takes time. A block of neighbouring outputs is held in
+Where a layer has few products for each pixel, loading is what takes time. A block of neighbouring outputs is held in
 registers, and met by some taps of one line of the kernel at a time: where outputs are as far apart as taps, the
 pixel that the first output sees with the second tap is the one that the second output sees with the first (Zhang, Lo &
 Lu, "High performance depthwise and pointwise convolutions on mobile devices", AAAI 2020, on ARM).
+
+Of a depthwise layer vectors hold channels, each met by a filter of its own, or, where space is innermost in memory,
+positions of one channel. Else they hold filters, and a line of taps is one of a kernel and of a channel.
 """
 
 from __future__ import annotations
@@ -15,20 +18,24 @@ from itertools import product
 from types import ModuleType
 from typing import NamedTuple
 
-from ..arrays import Array, address, aligned, every, memory, offsets
+from ..arrays import Array, address, every, memory, offsets
 from ..problem import ConvProblem
 from .blocking import TALL
 from .edges import Run, runs
 
-__all__ = ["Lines", "block", "over_channels", "prepare", "write"]
+__all__ = ["block", "columns", "holds", "write"]
 
 _SEVERAL = 8  # taps at a time, at most
+_STEP = 4  # taps that windows may lie apart whose pixels are worth sharing
 _LINES = 128  # vectors of channels, times lines of taps, that a near cache keeps until the next outputs see them again
+_TALLEST = 24  # outputs that are held at a time and see numbers, which need no register each for their address
 
 
-def _stretch(p: ConvProblem) -> int:
-    """Vectors of channels at a time."""
-    return max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
+def holds(p: ConvProblem) -> str:
+    """What vectors hold: channels, positions in planes of their own, or filters."""
+    if p.channels == p.filters == 1:
+        return "channels" if p.channels_last and p.groups > 1 else "positions"
+    return "filters"
 
 
 class Block(NamedTuple):
@@ -38,79 +45,60 @@ class Block(NamedTuple):
     several: int
 
 
+def _step(p: ConvProblem) -> int:
+    """How many taps further on the next window begins along the axis; zero where it shares no pixels worth sharing."""
+    axis = _along(p)
+    apart, left = divmod(p.stride[axis], p.dilation[axis])
+    return apart if axis >= 0 and not left and apart <= min(_STEP, p.kernel[axis] - 1) else 0
+
+
 @lru_cache
-def _block(outputs: int, taps: int, slides: bool, across: float, registers: int) -> tuple[Block, float]:
+def _block(outputs: int, taps: int, step: int, kind: str, registers: int) -> tuple[Block, float]:
     """The best block for a run of ``outputs``, and the cycles of a vector of each, for one line of ``taps``.
 
-    In a cycle a processor multiplies two vectors and loads two, or one that lies ``across`` lines of the cache, as
-    pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
+    In a cycle a processor multiplies two vectors and loads two numbers or vectors, or one vector that lies across lines
+    of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
     """
     best, least = Block(1, 1), float("inf")
+    across = 1.0 if kind == "filters" else 1.5
 
     def cycles(rows: int, several: int) -> float:
-        loads = across * (rows + several - 1) + several
+        loads = across * (min(step, several) * (rows - 1) + several if step else rows * several) + several
         return max(rows * several / 2, loads / 2, 4.0 * several) + loads / 8
 
-    for several in range(1, min(taps, _SEVERAL) + 1 if slides else 2):
-        for rows in range(1, min(outputs, registers - several - 2, TALL) + 1):
+    for several in range(1, min(taps, _SEVERAL) + 1 if step else 2):
+        for rows in range(1, min(outputs, registers - several - 2, _TALLEST if kind == "filters" else TALL) + 1):
             line = taps // several * cycles(rows, several) + taps % several * cycles(rows, 1)
             if (total := -(-outputs // rows) * line) < least:
                 best, least = Block(rows, several), total
     return best, least
 
 
-def over_channels(p: ConvProblem) -> bool:
-    """Whether vectors hold channels, and not positions in planes of their own."""
-    return p.channels_last and p.groups > 1
-
-
 def _along(p: ConvProblem) -> int:
     """The axis along which the kernel slides; in planes, whose vectors run along the last, the one before, or -1."""
-    return p.ndim - 1 if over_channels(p) else p.ndim - 2
+    return p.ndim - 2 if holds(p) == "positions" else p.ndim - 1
 
 
 @lru_cache  # asked for in every call
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
-    axis, extent = _along(p), p.groups if over_channels(p) else p.output_size[-1]
-    outputs, taps, slides = 1, 1, False
+    axis, kind = _along(p), holds(p)
+    outputs, taps = 1, 1
     if axis >= 0:
-        outputs = max((run.outputs for run in runs(p)[axis]), default=1)
-        taps, slides = p.kernel[axis], p.stride[axis] == p.dilation[axis]
-    found, cycles = _block(outputs, taps, slides, 1.5, registers)
-    others = p.positions // (outputs if over_channels(p) else outputs * extent) * (1 if over_channels(p) else p.groups)
-    return found, cycles * p.taps / taps * p.batch * others * -(-extent // lanes)
+        outputs, taps = max((run.outputs for run in runs(p)[axis]), default=1), p.kernel[axis]
+    found, cycles = _block(outputs, taps, _step(p), kind, registers)
+    extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
+    vectors = -(-extent // lanes) * (1 if kind == "channels" else p.groups)
+    lines = p.taps // taps * p.channels
+    places = p.positions // outputs // (p.output_size[-1] if kind == "positions" else 1)
+    return found, cycles * lines * p.batch * places * vectors
 
 
-class Lines(NamedTuple):
-    """A kernel, flat, and how many lanes a vector of it has.
-
-    It is ``(panels of channels, taps, lanes)`` over channels, the last panel filled up with zeros, and ``(G, taps)``
-    in planes.
-    """
-
-    w: Array
-    lanes: int
-
-
-def prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Lines:
-    """What :func:`write` reads of a kernel ``(G, 1, 1, *kernel)``."""
-    from ..compiled import microkernel
-
-    lanes = microkernel.VECTOR_BYTES // p.itemsize
-    planes = xp.reshape(w, (p.groups, p.taps))
-    if over_channels(p):
-        own = aligned((-(-p.groups // lanes), p.taps, lanes), w.dtype)
-        whole, rest = divmod(p.groups, lanes)
-        some = xp.reshape(planes[: whole * lanes, :], (whole, lanes, p.taps))
-        own[:whole, ...] = xp.permute_dims(some, (0, 2, 1))
-        if rest:
-            own[whole, :, :rest] = planes[whole * lanes :, :].T
-            own[whole, :, rest:] = 0
-    else:
-        own = aligned(planes.shape, w.dtype)
-        own[...] = planes
-    return Lines(xp.reshape(own, (-1,)), lanes)
+def columns(w: Array, p: ConvProblem, xp: ModuleType) -> Array:
+    """A kernel ``(G, K, C, *kernel)`` by what vectors hold, ``(groups, taps and channels, extent)``."""
+    taps = range(3, 3 + p.ndim)
+    order, groups = ((1, *taps, 2, 0), 1) if holds(p) == "channels" else ((0, *taps, 2, 1), p.groups)
+    return xp.reshape(xp.permute_dims(w, order), (groups, p.taps * p.channels, -1))
 
 
 class _Tables(NamedTuple):
@@ -124,22 +112,48 @@ class _Tables(NamedTuple):
     y_row: int
     outer: Array
     along: Array
+    panels: Array
+    stretch: int
     images: tuple[int, int, int]
     planes: tuple[int, int, int, int]
-    w_along: int
-    extent: int
-    stretch: int
+
+    @property
+    def units(self) -> int:
+        """Places on the other axes, in all images."""
+        stretches: int = -(-self.panels.shape[0] // self.stretch)
+        return self.images[0] * self.planes[0] * stretches * int(self.outer.shape[0])
+
+
+def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Where every vector of a place lies in image, result and kernel, and how many lanes it has."""
+    if holds(p) == "positions":
+        return [(i, i, 0, min(lanes, p.output_size[-1] - i)) for i in range(0, p.output_size[-1], lanes)]
+    panel = p.taps * p.channels * width
+    if holds(p) == "channels":
+        return [(i, i, i // width * panel + i % width, min(lanes, p.groups - i)) for i in range(0, p.groups, lanes)]
+    group = -(-p.filters // width) * panel
+    return [
+        (g * x_group, g * y_group + k, g * group + k // width * panel + k % width, min(lanes, p.filters - k))
+        for g, k in product(range(p.groups), range(0, p.filters, lanes))
+    ]
+
+
+def _stretch(p: ConvProblem, panels: int) -> int:
+    """Vectors of a place that are taken through an image at a time."""
+    return panels if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
 
 
 @lru_cache(maxsize=64)
-def _tables(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], xp: ModuleType) -> _Tables:
-    from ..compiled import microkernel
-
-    axis, inner = _along(p), microkernel.VECTOR_BYTES // p.itemsize if over_channels(p) else 1
-    x_image, x_group, _, *x_space = x_strides
+def _tables(
+    p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int, xp: ModuleType
+) -> _Tables:
+    axis, planes = _along(p), holds(p) == "positions"
+    x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, _, *y_space = y_strides
-    w_space = [math.prod(p.kernel[a + 1 :]) * inner for a in range(p.ndim)]
+    inner = 1 if planes else width
+    w_space = [math.prod(p.kernel[a + 1 :]) * p.channels * inner for a in range(p.ndim)]
     others = [a for a in range(p.ndim) if a != axis]
+    channels = every(p.channels, x_channel), every(p.channels, inner)
 
     def taps(a: int, run: Run) -> Sequence[int]:
         """Where the pixels of a run's taps lie, from its first on."""
@@ -153,17 +167,20 @@ def _tables(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ..
     outer: list[tuple[int, ...]] = []
     for some in product(*(runs(p)[a] for a in others)):
         begin = sum(lines.shape[0] for lines in x_lines)
-        x_lines.append(offsets(tuple(taps(a, run) for a, run in zip(others, some, strict=True)), xp))
-        steps = zip(others, some, strict=True)
-        w_lines.append(offsets(tuple(every(run.tap + run.taps, w_space[a])[run.tap :] for a, run in steps), xp))
+        steps = [*zip(others, some, strict=True)]
+        x_lines.append(offsets((*(taps(a, run) for a, run in steps), channels[0]), xp))
+        w_lines.append(
+            offsets((*(every(run.tap + run.taps, w_space[a])[run.tap :] for a, run in steps), channels[1]), xp)
+        )
         # Vectors run along the last axis of a plane by themselves.
-        counted = [(a, run) for a, run in zip(others, some, strict=True) if over_channels(p) or a < p.ndim - 1]
+        counted = [(a, run) for a, run in steps if not planes or a < p.ndim - 1]
         for at in product(*(range(run.outputs) for _, run in counted)):
             x = sum((run.start + i * p.stride[a]) * x_space[a] for i, (a, run) in zip(at, counted, strict=True))
             y = sum((run.first + i) * y_space[a] for i, (a, run) in zip(at, counted, strict=True))
             outer.append((x, y, begin, begin + x_lines[-1].shape[0]))
     here = runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
     x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
+    panels = _panels(p, x_group, y_group, lanes, width)
     along = [(run.start * x_row, run.first * y_row, run.outputs, run.tap * w_tap, run.taps) for run in here]
     return _Tables(
         xp.concat(x_lines),
@@ -174,23 +191,28 @@ def _tables(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ..
         y_row,
         xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
         xp.asarray(along, dtype=xp.int64),
+        xp.asarray(panels, dtype=xp.int64),
+        _stretch(p, len(panels)),
         (p.batch, x_image, y_image),
-        (1, 0, 0, 0) if over_channels(p) else (p.groups, x_group, y_group, p.taps),
-        p.taps if over_channels(p) else 0,
-        p.groups if over_channels(p) else p.output_size[-1],
-        _stretch(p) * inner if over_channels(p) else p.output_size[-1],
+        (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
     )
 
 
-def write(x: Array, kernel: Lines, p: ConvProblem, xp: ModuleType, y: Array) -> None:
-    """Convolve into ``y``; where vectors run along the last axis of ``x``, its strides have been unzipped."""
+def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Array, workers: int) -> None:
+    """Convolve into ``y``; where vectors run along the last axis of ``x``, its strides have been unzipped.
+
+    ``w`` is flat: ``(G, taps)`` in planes, else panels of its :func:`columns`, ``(groups, panels, rows, width)``.
+    """
     from ..compiled import loops, microkernel
 
-    pixels, x_strides = memory(x, 1 if over_channels(p) else -1)
+    kind, lanes = holds(p), microkernel.VECTOR_BYTES // p.itemsize
+    pixels, x_strides = memory(x, {"channels": 1, "positions": -1}.get(kind))
     result, y_strides = memory(y)
     # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
-    rows, several = block(p, microkernel.REGISTERS, kernel.lanes)[0]
+    rows, several = block(p, microkernel.REGISTERS, lanes)[0]
+    tables = _tables(p, x_strides, y_strides, lanes, width, xp)
     loops.over_lines(
-        kernel.w[0], (0,) * rows, (0,) * several, () if over_channels(p) else (0,),
-        *map(address, (pixels, kernel.w, result)), *_tables(p, x_strides, y_strides, xp), kernel.lanes,
+        workers, tables.units, w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
+        () if kind == "filters" else (0,), () if kind == "positions" else (0,),
+        *map(address, (pixels, w, result)), *tables,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from .microkernel import copy, multiply
-from .waiting import announce
+from .team import announce
 
 __all__ = ["kernel_panels", "winograd"]
 

@@ -3,6 +3,9 @@
 Which axis its vectors run along decides everything else: over filters where channels are innermost in memory, over
 positions where space is, over channels where each has filters of its own. Arrays come flat; offsets are in elements.
 Long sums are taken ``depth`` taps at a time, whose part of the kernel stays in a near cache.
+
+Threads share them: what comes with ``workers``, ``units`` and the arguments of the function above it runs that over all
+of its units, in parts. ``member`` is who runs a part, from the unit ``begin`` to before ``end``.
 """
 
 from __future__ import annotations
@@ -10,152 +13,176 @@ from __future__ import annotations
 from numba import njit
 
 from .microkernel import copy, gather, multiply, slide
-from .waiting import announce
+from .team import announce, shared
 
 __all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
 
 
-@njit(nogil=True, cache=True)
-def over_filters(
-    element, rows, vectors, x, w, y, depth, x_starts, x_taps, x_group, y_starts, strips, w_taps, w_panel, width, filters,
-    groups,
+@shared
+def _over_filters(
+    member, begin, end, element, rows, vectors, x, w, y, depth, x_starts, x_taps, x_group, y_starts, strips, w_taps,
+    w_panel, width, filters, groups,
 ):  # fmt: skip
-    """Vectors of filters: a block is some positions by ``width`` filters.
+    """Vectors of filters: a block is some positions by ``width`` filters. A unit is a strip of positions, in a group.
 
     ``x_starts`` and ``y_starts`` say where the windows and results of a strip's positions begin, ``x_taps`` what a
     window holds. ``strips`` is how many images there are, how far apart in ``x`` and ``y``, how many positions each
     has, and how far apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
     ``w_panel`` elements each, of whose taps ``w_taps`` are taken.
     """
-    announce()
     taps, strip = x_taps.size, x_starts.size
-    images, x_image, y_image, positions, x_strip, y_strip = strips
-    for image in range(images):
-        for start in range(0, positions, strip):
-            x_base = image * x_image + start // strip * x_strip
-            y_base = image * y_image + start // strip * y_strip
-            number, panel = min(strip, positions - start), 0
-            for group in range(groups):
-                for k in range(0, filters, width):
-                    for t in range(0, taps, depth):
-                        for p in range(0, number, len(rows)):
-                            multiply(
-                                element, rows, vectors, (0,), x, x_base + group * x_group, x_starts, x_taps, w, panel,
-                                w_taps, y, y_base + group * filters + k, y_starts,
-                                p, min(len(rows), number - p), min(width, filters - k), t, min(t + depth, taps), t > 0,
-                            )  # fmt: skip
-                    panel += w_panel
+    _, x_image, y_image, positions, x_strip, y_strip = strips
+    for unit in range(begin, end):
+        place, group = divmod(unit, groups)
+        image, number = divmod(place, -(-positions // strip))
+        x_base = image * x_image + number * x_strip + group * x_group
+        y_base = image * y_image + number * y_strip + group * filters
+        some = min(strip, positions - number * strip)
+        panel = group * -(-filters // width) * w_panel
+        for k in range(0, filters, width):
+            for t in range(0, taps, depth):
+                for p in range(0, some, len(rows)):
+                    multiply(
+                        element, rows, vectors, (0,), x, x_base, x_starts, x_taps, w, panel, w_taps,
+                        y, y_base + k, y_starts,
+                        p, min(len(rows), some - p), min(width, filters - k), t, min(t + depth, taps), t > 0,
+                    )  # fmt: skip
+            panel += w_panel
 
 
 @njit(nogil=True, cache=True)
-def over_lines(
-    element, rows, several, scalars, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap, y_row, outer, along, images,
-    planes, w_along, extent, stretch, width,
+def over_filters(workers, units, *args):
+    """Run :func:`_over_filters`."""
+    _over_filters(workers, units, args)
+
+
+@shared
+def _over_lines(
+    member, begin, end, element, rows, several, step, wide_x, wide_w, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap,
+    y_row, outer, along, panels, stretch, images, planes,
 ):  # fmt: skip
-    """Kernels that slide along an axis, each over a channel of its own: ``rows`` neighbouring outputs by ``width``.
+    """Kernels that slide along an axis: ``rows`` neighbouring outputs by a vector. A unit is a place on the other axes.
 
-    Vectors hold channels, or, if there are ``scalars``, positions in ``planes``, of which it says how many there are and
-    how far apart in ``x``, ``y`` and ``w``; ``images`` says the like of ``x`` and ``y``. ``extent`` is the number of
-    channels, or of positions, ``w_along`` how far apart in ``w`` their taps are, and ``stretch`` how
-    many are taken through an image at a time. ``outer`` has a row for every place on the other axes:
-    where it lies in ``x`` and ``y``, and the first and last of its lines of taps, which begin at ``x_lines`` and
-    ``w_lines``. ``along`` has one for every run of outputs that see the same taps of a line: where it lies in ``x`` and
-    ``y``, how many outputs there are, where its taps lie in ``w``, and how many those are.
+    ``outer`` has a row for each of those: where it lies in ``x`` and ``y``, and the first and last of its lines of
+    taps, which begin at ``x_lines`` and ``w_lines``. ``along`` has one for every run of outputs that see the same taps
+    of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``, and how many
+    those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``, and how many
+    lanes it has; ``stretch`` of them are taken through an image at a time. ``images`` is how many there are, and how
+    far apart in ``x`` and ``y``, ``planes`` the like, and in ``w``.
     """
-    announce()
-    number, x_image, y_image = images
+    _, x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
-    for image in range(number):
-        for plane in range(some):
-            for start in range(0, extent, stretch):
-                for place in range(outer.shape[0]):
-                    x_base = image * x_image + plane * x_plane + outer[place, 0]
-                    y_base = image * y_image + plane * y_plane + outer[place, 1]
-                    begin, end = outer[place, 2], outer[place, 3]
-                    for run in range(along.shape[0]):
-                        outputs, w_run, taps = along[run, 2], plane * w_plane + along[run, 3], along[run, 4]
-                        for p in range(0, outputs, len(rows)):
-                            first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
-                            x_block = x_base + along[run, 0] + first * x_row
-                            y_block = y_base + along[run, 1] + first * y_row
-                            for i in range(start, min(start + stretch, extent), width):
-                                if outputs >= len(rows):
-                                    slide(
-                                        element, rows, several, scalars, x, x_block + i, x_row, x_tap, x_lines,
-                                        w, w_run + i * w_along, w_tap, w_lines, y, y_block + i, y_row,
-                                        min(width, extent - i), begin, end, taps,
-                                    )  # fmt: skip
-                                    continue
-                                for m in range(outputs):
-                                    slide(
-                                        element, (0,), several, scalars, x, x_block + m * x_row + i, x_row, x_tap, x_lines,
-                                        w, w_run + i * w_along, w_tap, w_lines, y, y_block + m * y_row + i, y_row,
-                                        min(width, extent - i), begin, end, taps,
-                                    )  # fmt: skip
+    for unit in range(begin, end):
+        rest, place = divmod(unit, outer.shape[0])
+        rest, turn = divmod(rest, -(-panels.shape[0] // stretch))
+        image, plane = divmod(rest, some)
+        x_base = image * x_image + plane * x_plane + outer[place, 0]
+        y_base = image * y_image + plane * y_plane + outer[place, 1]
+        first_line, last_line = outer[place, 2], outer[place, 3]
+        for run in range(along.shape[0]):
+            outputs, w_run, taps = along[run, 2], plane * w_plane + along[run, 3], along[run, 4]
+            for p in range(0, outputs, len(rows)):
+                first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
+                x_block = x_base + along[run, 0] + first * x_row
+                y_block = y_base + along[run, 1] + first * y_row
+                for panel in range(turn * stretch, min((turn + 1) * stretch, panels.shape[0])):
+                    x_place, y_place, w_place = x_block + panels[panel, 0], y_block + panels[panel, 1], panels[panel, 2]
+                    if outputs >= len(rows):
+                        slide(
+                            element, rows, several, step, wide_x, wide_w, x, x_place, x_row, x_tap, x_lines,
+                            w, w_run + w_place, w_tap, w_lines, y, y_place, y_row,
+                            panels[panel, 3], first_line, last_line, taps,
+                        )  # fmt: skip
+                        continue
+                    for m in range(outputs):
+                        slide(
+                            element, (0,), several, step, wide_x, wide_w, x, x_place + m * x_row, x_row, x_tap, x_lines,
+                            w, w_run + w_place, w_tap, w_lines, y, y_place + m * y_row, y_row,
+                            panels[panel, 3], first_line, last_line, taps,
+                        )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def over_positions(
-    element, rows, vectors, x, w, y, depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group,
-    extent, width, images, groups,
+def over_lines(workers, units, *args):
+    """Run :func:`_over_lines`."""
+    _over_lines(workers, units, args)
+
+
+@shared
+def _over_positions(
+    member, begin, end, element, rows, vectors, x, w, y, depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters,
+    y_image, y_group, extent, width, groups,
 ):  # fmt: skip
     """Vectors of positions that follow each other in the image: a block is some filters by ``width`` positions.
 
-    ``x_rows`` and ``y_rows`` say where each row of ``extent`` outputs begins, ``y_filters`` where each filter's do;
-    ``w`` is ``(groups, panels of filters, taps, rows of a block)``.
+    A unit is a row of them, in a group. ``x_rows`` and ``y_rows`` say where each row of ``extent`` outputs begins,
+    ``y_filters`` where each filter's do; ``w`` is ``(groups, panels of filters, taps, rows of a block)``.
     """
-    announce()
     filters, taps = y_filters.size, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
-    for image in range(images):
-        for row in range(x_rows.size):
-            for group in range(groups):
-                x_base = image * x_image + group * x_group + x_rows[row]
-                y_base = image * y_image + group * y_group + y_rows[row]
-                for j in range(0, extent, width):
-                    for t in range(0, taps, depth):
-                        for k in range(0, filters, len(rows)):
-                            multiply(
-                                element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
-                                x, x_base + j, x_taps, y, y_base + j, y_filters,
-                                k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0,
-                            )  # fmt: skip
+    for unit in range(begin, end):
+        place, group = divmod(unit, groups)
+        image, row = divmod(place, x_rows.size)
+        x_base = image * x_image + group * x_group + x_rows[row]
+        y_base = image * y_image + group * y_group + y_rows[row]
+        for j in range(0, extent, width):
+            for t in range(0, taps, depth):
+                for k in range(0, filters, len(rows)):
+                    multiply(
+                        element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
+                        x, x_base + j, x_taps, y, y_base + j, y_filters,
+                        k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0,
+                    )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def over_panels(
-    element, rows, vectors, x, w, y, panel, depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group,
-    extent, width, images, groups,
-):  # fmt: skip
-    """Vectors of any positions, whose windows are unrolled first: ``panel`` holds ``width`` of them, tap by tap.
+def over_positions(workers, units, *args):
+    """Run :func:`_over_positions`."""
+    _over_positions(workers, units, args)
 
-    ``x_rows`` says where each row of ``extent`` outputs begins, which follow each other in the image, as all outputs
-    do in the result; ``w`` is as in :func:`over_positions`.
+
+@shared
+def _over_panels(
+    member, begin, end, element, rows, vectors, x, w, y, room, depth, x_rows, x_taps, x_image, x_group, y_filters,
+    y_image, y_group, extent, width, groups,
+):  # fmt: skip
+    """Vectors of any positions, whose windows are unrolled first: a panel holds ``width`` of them, tap by tap.
+
+    A unit is a panel, in a group; ``room``, ``(members, depth, width)``, has one for every thread. ``x_rows`` says where
+    each row of ``extent`` outputs begins, which follow each other in the image, as all outputs do in the result; ``w``
+    is as in :func:`_over_positions`.
     """
-    announce()
     filters, positions, taps = y_filters.size, x_rows.size * extent, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
-    for image in range(images):
-        for group in range(groups):
-            base = image * x_image + group * x_group
-            for p in range(0, positions, width):
-                number = min(width, positions - p)
-                for t in range(0, taps, depth):
-                    end = min(t + depth, taps)
-                    done = 0
-                    while done < number:  # row by row
-                        row, column = divmod(p + done, extent)
-                        run = min(number - done, extent - column)
-                        for tap in range(t, end):
-                            start = base + x_rows[row] + column + x_taps[tap]
-                            copy(element, x, start, panel, (tap - t) * width + done, run)
-                        done += run
-                    for k in range(0, filters, len(rows)):
-                        multiply(
-                            element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
-                            panel, -t * width, width, y, image * y_image + group * y_group + p, y_filters,
-                            k, min(len(rows), filters - k), number, t, end, t > 0,
-                        )  # fmt: skip
+    own = member * depth * width
+    for unit in range(begin, end):
+        place, group = divmod(unit, groups)
+        image, which = divmod(place, -(-positions // width))
+        base = image * x_image + group * x_group
+        p = which * width
+        number = min(width, positions - p)
+        for t in range(0, taps, depth):
+            last = min(t + depth, taps)
+            done = 0
+            while done < number:  # row by row
+                row, column = divmod(p + done, extent)
+                run = min(number - done, extent - column)
+                for tap in range(t, last):
+                    start = base + x_rows[row] + column + x_taps[tap]
+                    copy(element, x, start, room, own + (tap - t) * width + done, run)
+                done += run
+            for k in range(0, filters, len(rows)):
+                multiply(
+                    element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
+                    room, own - t * width, width, y, image * y_image + group * y_group + p, y_filters,
+                    k, min(len(rows), filters - k), number, t, last, t > 0,
+                )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def over_panels(workers, units, *args):
+    """Run :func:`_over_panels`."""
+    _over_panels(workers, units, args)
 
 
 @njit(nogil=True, cache=True)
@@ -196,28 +223,30 @@ def sums_over_positions(
                             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
-def interleave(element, x, x_strides, y, y_strides, shape):
-    """Copy ``(N, G, C, *size)`` to where another axis, channels or the last of space, is innermost in memory."""
-    announce()
+@shared
+def _interleave(member, begin, end, element, x, x_strides, y, y_strides, shape):
+    """Copy ``(N, G, C, *size)`` to where another axis, channels or the last of space, is innermost in memory.
+
+    A unit is a row, of all channels.
+    """
     channels, last = shape[2], shape[-1]
     x_channel, x_pixel, y_channel, y_pixel = x_strides[2], x_strides[-1], y_strides[2], y_strides[-1]
-    rows = 1
-    for axis in range(3, len(shape) - 1):
-        rows *= shape[axis]
-    for image in range(shape[0]):
-        for group in range(shape[1]):
-            for row in range(rows):
-                source = image * x_strides[0] + group * x_strides[1]
-                target = image * y_strides[0] + group * y_strides[1]
-                rest = row
-                for axis in range(len(shape) - 2, 2, -1):
-                    source += rest % shape[axis] * x_strides[axis]
-                    target += rest % shape[axis] * y_strides[axis]
-                    rest //= shape[axis]
-                if y_channel == 1:
-                    for p in range(last):
-                        gather(element, x, source + p * x_pixel, x_channel, y, target + p * y_pixel, channels)
-                else:
-                    for c in range(channels):
-                        gather(element, x, source + c * x_channel, x_pixel, y, target + c * y_channel, last)
+    for unit in range(begin, end):
+        source, target, rest = 0, 0, unit
+        for axis in range(len(shape) - 2, -1, -1):
+            if axis != 2:
+                source += rest % shape[axis] * x_strides[axis]
+                target += rest % shape[axis] * y_strides[axis]
+                rest //= shape[axis]
+        if y_channel == 1:
+            for p in range(last):
+                gather(element, x, source + p * x_pixel, x_channel, y, target + p * y_pixel, channels)
+        else:
+            for c in range(channels):
+                gather(element, x, source + c * x_channel, x_pixel, y, target + c * y_channel, last)
+
+
+@njit(nogil=True, cache=True)
+def interleave(workers, units, *args):
+    """Run :func:`_interleave`."""
+    _interleave(workers, units, args)

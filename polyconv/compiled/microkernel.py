@@ -12,7 +12,7 @@ and vectors a block has is told by the types of two tuples; numba compiles one f
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 from numba import types
@@ -129,8 +129,8 @@ def multiply(
 
 @intrinsic
 def slide(
-    context, element, rows, several, scalars, a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines, y, y_base,
-    y_row, lanes, begin, end, taps,
+    context, element, rows, several, step, wide_a, wide_b, a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines,
+    y, y_base, y_row, lanes, begin, end, taps,
 ):  # fmt: skip
     """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of as many rows as ``rows`` has.
 
@@ -139,20 +139,23 @@ def slide(
         y[y_base + m * y_row + i] = sum a[a_base + a_lines[l] + m * a_row + t * a_tap + i]
                                         * b[b_base + b_lines[l] + t * b_tap + i]
 
-    where ``b`` has one number for all lanes, and no ``+ i``, if ``scalars`` is not empty. So many taps as ``several``
-    has are met at a time; where there is more than one, ``a_row`` must be ``a_tap``: the window of the next row then
-    begins a tap further on, and what is loaded for one row serves all that see it.
+    where there is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has
+    entries. So many taps as ``several`` has are met at a time. If the window of the next row begins some taps further
+    on, ``step`` has as many: what is loaded for one row then serves all that see it. If not, ``step`` is empty.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
         a_base, a_row, a_tap, b_base, b_tap, y_base, y_row, lanes, begin, end, taps = (
             context.cast(builder, args[i], signature.args[i], types.int64)
-            for i in (5, 6, 7, 10, 11, 14, 15, 16, 17, 18, 19)
+            for i in (7, 8, 9, 12, 13, 16, 17, 18, 19, 20, 21)
         )
-        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (4, 9, 13))
-        a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (8, 12))
+        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (6, 11, 15))
+        a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (10, 14))
         starts = [builder.mul(INDEX(m), y_row) for m in range(len(rows))]
+
+        def load(data: Any, place: Any, wide: Any, mask: Any) -> Any:
+            return v.load(data, place, mask) if len(wide) else v.splat(builder.load(builder.gep(data, [place])))
 
         def block(mask: Any) -> None:
             sums = [cgutils.alloca_once(builder, v.type) for _ in rows]
@@ -166,19 +169,18 @@ def slide(
                     """As many as ``number`` taps, from ``tap`` on."""
                     a_start = builder.add(a_line, builder.mul(tap, a_tap))
                     b_start = builder.add(b_line, builder.mul(tap, b_tap))
-                    kernel = []
-                    for t in range(number):
-                        place = builder.add(b_start, builder.mul(INDEX(t), b_tap))
-                        if len(scalars):
-                            kernel.append(v.splat(builder.load(builder.gep(b, [place]))))
-                        else:
-                            kernel.append(v.load(b, place, mask))
-                    for j in range(len(rows) + number - 1):
-                        pixels = v.load(a, builder.add(a_start, builder.mul(INDEX(j), a_row)), mask)
-                        for t, weights in enumerate(kernel):
-                            if 0 <= j - t < len(rows):
-                                place = sums[j - t]
-                                builder.store(v.multiply_add(pixels, weights, builder.load(place)), place)
+                    kernel = [
+                        load(b, builder.add(b_start, builder.mul(INDEX(t), b_tap)), wide_b, mask) for t in range(number)
+                    ]
+                    # Who sees what, where windows follow each other: a pixel is met by a tap for every row that sees it.
+                    seen: dict[tuple[int, int], list[tuple[int, int]]] = {}
+                    for m, t in product(range(len(rows)), range(number)):
+                        seen.setdefault((0, m * len(step) + t) if len(step) else (m, t), []).append((m, t))
+                    for (row, ahead), met in sorted(seen.items()):
+                        there = builder.add(builder.mul(INDEX(row), a_row), builder.mul(INDEX(ahead), a_tap))
+                        pixels = load(a, builder.add(a_start, there), wide_a, mask)
+                        for m, t in met:
+                            builder.store(v.multiply_add(pixels, kernel[t], builder.load(sums[m])), sums[m])
 
                 whole = builder.sub(taps, builder.srem(taps, INDEX(len(several))))
                 with cgutils.for_range_slice(builder, INDEX(0), whole, INDEX(len(several))) as (tap, _):
@@ -200,7 +202,7 @@ def slide(
     operands = (
         a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines, y, y_base, y_row, lanes, begin, end, taps,
     )  # fmt: skip
-    return types.void(element, rows, several, scalars, *operands), build
+    return types.void(element, rows, several, step, wide_a, wide_b, *operands), build
 
 
 @intrinsic

@@ -15,8 +15,8 @@ from __future__ import annotations
 from numba import int64, njit
 
 from .butterflies import transform
+from .team import announce
 from .vectors import lanes_of, lanes_to_rows, load, load_first, rows_to_lanes, splat, store, store_first, zero
-from .waiting import announce
 
 __all__ = ["convolve", "kernel"]
 

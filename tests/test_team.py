@@ -1,0 +1,139 @@
+"""Loops that threads share: every unit once, whoever comes, and nobody waited for who does not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from numba import njit
+
+import polyconv as pc
+from polyconv import pool
+from polyconv.compiled import team
+
+_PATIENCE = 20_000_000  # looks for another thread, some seconds
+
+
+@team.shared
+def _mark(member, begin, end, marks, come, others):
+    """Count every unit and who had it, and wait within the first parts until so many ``others`` have come."""
+    come[member] = 1
+    for unit in range(begin, end):
+        marks[unit, member] += 1
+    looks = 0
+    while looks < _PATIENCE and come.sum() < others:
+        team._give_way()
+        looks += 1
+
+
+@njit(nogil=True)
+def mark(workers, units, *args):
+    """Run :func:`_mark`."""
+    _mark(workers, units, args)
+
+
+@pytest.fixture(autouse=True)
+def processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many as anyone asks for, however few this machine has, who rest for long; and nobody is left awake."""
+    monkeypatch.setattr("polyconv.pool.threads", lambda: 100)
+    monkeypatch.setattr(team, "TURNS", 100_000)
+    yield
+    wait_until(lambda: team.awake() == 0)
+
+
+def wait_until(happens) -> None:
+    until = time.monotonic() + 30
+    while not happens():
+        assert time.monotonic() < until
+        time.sleep(1e-3)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+@pytest.mark.parametrize("units", [2, 7, 500])
+def test_threads_that_are_awake_share_a_loop(workers: int, units: int) -> None:
+    """As many as it has parts for: each waits in its first until all have come."""
+    some = min(workers, units)
+    mark(1, 0, np.zeros((0, 0), np.int64), np.zeros(0, np.int64), 0)  # is compiled, while helpers would fall asleep
+    for _ in range(20):
+        marks, come = np.zeros((units, workers), np.int64), np.zeros(workers, np.int64)
+        assert pool.rouse(some) == some
+        wait_until(lambda: team.awake() >= some - 1)
+        mark(some, units, marks, come, some)
+        np.testing.assert_array_equal(marks.sum(1), 1)
+        np.testing.assert_array_equal(come, [1] * some + [0] * (workers - some))
+
+
+@pytest.mark.parametrize(("workers", "units"), [(1, 9), (4, 1), (4, 0)])
+def test_what_is_not_worth_sharing_is_done_by_the_caller(workers: int, units: int) -> None:
+    marks, come = np.zeros((units, 4), np.int64), np.zeros(4, np.int64)
+    mark(pool.rouse(workers), units, marks, come, 0)
+    np.testing.assert_array_equal(marks[:, 0], 1)
+    assert come[1:].sum() == 0
+
+
+def test_nobody_is_waited_for_who_sleeps() -> None:
+    """The caller does everything where no helper is awake."""
+    wait_until(lambda: team.awake() == 0)
+    marks, come = np.zeros((50, 3), np.int64), np.zeros(3, np.int64)
+    mark(3, 50, marks, come, 0)
+    np.testing.assert_array_equal(marks, [[1, 0, 0]] * 50)
+
+
+def test_a_team_at_work_is_not_waited_for() -> None:
+    """While one loop is shared, which waits for a third, another is done by its caller alone."""
+    marks, come = np.zeros((9, 3), np.int64), np.zeros(3, np.int64)
+    first = threading.Thread(target=lambda: mark(pool.rouse(2), 9, marks, come, 3))
+    first.start()
+    wait_until(lambda: come[0])
+    other, there = np.zeros((50, 2), np.int64), np.zeros(2, np.int64)
+    mark(pool.rouse(2), 50, other, there, 0)
+    np.testing.assert_array_equal(other, [[1, 0]] * 50)
+    assert first.is_alive()
+    come[2] = 1
+    first.join(60)
+    np.testing.assert_array_equal(marks.sum(1), 1)
+
+
+def test_many_callers_at_once() -> None:
+    """Each loop is done once, whoever shares it."""
+    failed = []
+
+    def call(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            units = int(rng.integers(1, 200))
+            marks, come = np.zeros((units, 3), np.int64), np.zeros(3, np.int64)
+            mark(pool.rouse(3), units, marks, come, 0)
+            if (marks.sum(1) != 1).any():
+                failed.append(seed)
+
+    callers = [threading.Thread(target=call, args=(seed,)) for seed in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(120)
+    assert not failed
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_direct_convolution_is_shared(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the whole image, and with the very same result: nothing is summed in another order."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6, 40, 41, 3) if layout == "NHWC" else (6, 3, 40, 41)).astype("float32")
+    w = rng.standard_normal((3, 3, 3, 8) if layout == "NHWC" else (8, 3, 3, 3)).astype("float32")
+    roused = []
+    rouse = pool.rouse
+    monkeypatch.setattr("polyconv.tiling.rouse", lambda workers: roused.append(workers) or rouse(workers))
+    found = []
+    for workers in (1, 2, 3):
+        plan = pc.plan(x, w, algorithm="direct", layout=layout, workers=workers, prepared=True)
+        found.append(plan.prepare(w)(x))
+    assert roused == [2, 3]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
