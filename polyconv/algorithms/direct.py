@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DEPTH", "DIRECT"]
 
-DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
-_NEAR = 256  # positions at a time, whose windows stay in cache
+DEPTH = 128
+_NEAR = 200
 _NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
+_FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold
+_CLEARLY = 0.92  # of the other's time, that the one has to promise whose rows may leave blocks half empty
 _EDGES, _REGIONS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 _MANY = 16  # filters that are worth a panel
 
@@ -61,7 +63,7 @@ def _slides(p: ConvProblem) -> bool:
     lanes = VECTOR_BYTES // p.itemsize
     if p.taps * p.channels * VECTOR_BYTES > _NEAR_BYTES:
         return False
-    return sliding.block(p, REGISTERS, lanes)[1] < _blocked(p, "filters", REGISTERS, lanes)[1]
+    return sliding.block(p, REGISTERS, lanes)[1] < _CLEARLY * _blocked(p, "filters", REGISTERS, lanes)[1]
 
 
 def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Block, float]:
@@ -268,9 +270,12 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
     loop = getattr(loops, f"over_{kind}")
     if kind == "filters":
         regions, zeros = _regions(p, x_strides, y_strides, width, workers, xp)
+        # Worth fetching ahead: pixels of which nobody has seen any before, and a kernel that is long out of the caches.
+        x_ahead = (rows,) if p.taps == math.prod(p.stride) == p.groups and p.channels <= 2 * DEPTH else ()
         for x_first, y_first, (units, arguments) in regions:
             places = at + x_first * p.itemsize, from_w, to + y_first * p.itemsize
-            loop(workers, units, *code, *places, *arguments)
+            w_ahead = (-(-width // -(-arguments[1].shape[0] // rows)),) if kernel.w.nbytes > _FAR_BYTES else ()
+            loop(workers, units, *code, x_ahead, w_ahead, *places, *arguments)
         for outputs in zeros:
             y[(..., *outputs)] = 0
     else:

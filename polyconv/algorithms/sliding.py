@@ -12,9 +12,9 @@ positions of one channel. Else they hold filters, and a line of taps is one of a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from types import ModuleType
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ __all__ = ["block", "columns", "holds", "write"]
 _SEVERAL = 8  # taps at a time, at most
 _STEP = 4  # taps that windows may lie apart whose pixels are worth sharing
 _LINES = 128  # vectors of channels, times lines of taps, that a near cache keeps until the next outputs see them again
+_PIECES = 64  # of a run, at most
 _TALLEST = 24  # outputs that are held at a time and see numbers, which need no register each for their address
 
 
@@ -114,14 +115,14 @@ class _Tables(NamedTuple):
     along: Array
     panels: Array
     stretch: int
-    images: tuple[int, int, int]
+    images: tuple[int, int]
     planes: tuple[int, int, int, int]
 
     @property
     def units(self) -> int:
-        """Places on the other axes, in all images."""
-        stretches: int = -(-self.panels.shape[0] // self.stretch)
-        return self.images[0] * self.planes[0] * stretches * int(self.outer.shape[0])
+        """Runs of an image."""
+        stretches = -(-self.panels.shape[0] // self.stretch)
+        return int(self.planes[0] * stretches * self.outer.shape[0] * self.along.shape[0])
 
 
 def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -138,6 +139,12 @@ def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) 
     ]
 
 
+def _pieces(outputs: int, rows: int) -> Iterator[tuple[int, int]]:
+    """A run of outputs in parts for several threads, each of some blocks of ``rows``."""
+    number = max(1, min(_PIECES, outputs // (4 * rows)))
+    return pairwise(outputs * i // number for i in range(number + 1))
+
+
 def _stretch(p: ConvProblem, panels: int) -> int:
     """Vectors of a place that are taken through an image at a time."""
     return panels if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
@@ -145,8 +152,9 @@ def _stretch(p: ConvProblem, panels: int) -> int:
 
 @lru_cache(maxsize=64)
 def _tables(
-    p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int, xp: ModuleType
-) -> _Tables:
+    p: ConvProblem, rows: int, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int,
+    xp: ModuleType,
+) -> _Tables:  # fmt: skip
     axis, planes = _along(p), holds(p) == "positions"
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, _, *y_space = y_strides
@@ -180,12 +188,17 @@ def _tables(
             outer.append((x, y, begin, begin + x_lines[-1].shape[0]))
     here = runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
     x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
+    ahead = p.stride[axis] if axis >= 0 else 0
     panels = _panels(p, x_group, y_group, lanes, width)
-    along = [(run.start * x_row, run.first * y_row, run.outputs, run.tap * w_tap, run.taps) for run in here]
+    along = [
+        ((run.start + begin * ahead) * x_row, (run.first + begin) * y_row, end - begin, run.tap * w_tap, run.taps)
+        for run in here
+        for begin, end in _pieces(run.outputs, rows)
+    ]
     return _Tables(
         xp.concat(x_lines),
         xp.concat(w_lines),
-        x_row * (p.stride[axis] if axis >= 0 else 0),
+        x_row * ahead,
         x_row * (p.dilation[axis] if axis >= 0 else 0),
         w_tap,
         y_row,
@@ -193,7 +206,7 @@ def _tables(
         xp.asarray(along, dtype=xp.int64),
         xp.asarray(panels, dtype=xp.int64),
         _stretch(p, len(panels)),
-        (p.batch, x_image, y_image),
+        (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
     )
 
@@ -210,9 +223,9 @@ def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Arr
     result, y_strides = memory(y)
     # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
     rows, several = block(p, microkernel.REGISTERS, lanes)[0]
-    tables = _tables(p, x_strides, y_strides, lanes, width, xp)
+    tables = _tables(p, rows, x_strides, y_strides, lanes, width, xp)
     loops.over_lines(
-        workers, tables.units, w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
+        workers, p.batch * tables.units, w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
         () if kind == "filters" else (0,), () if kind == "positions" else (0,),
         *map(address, (pixels, w, result)), *tables,
     )  # fmt: skip

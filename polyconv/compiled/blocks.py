@@ -131,7 +131,7 @@ def winograd(
                                 w, place, width, products, made, width,
                                 block, min(len(rows), number - block), min(width, filters - panel * width),
                                 c, c + deep, c > 0,
-                                (image_chunk + (block + len(rows)) * deep, len(rows), w_soon, w_move),
+                                image_chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (w_move,),
                             )  # fmt: skip
                             w_soon += deep * w_move
             for block in range(number):

@@ -20,34 +20,40 @@ __all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_posi
 
 @shared
 def _over_filters(
-    member, begin, end, element, rows, vectors, x, w, y, depth, x_starts, x_taps, x_group, y_starts, strips, w_taps,
-    w_panel, width, filters, groups,
+    member, begin, end, element, rows, vectors, x_ahead, w_ahead, x, w, y, depth, x_starts, x_taps, x_group, y_starts,
+    strips, w_taps, w_panel, width, filters, groups,
 ):  # fmt: skip
     """Vectors of filters: a block is some positions by ``width`` filters. A unit is a strip of positions, in a group.
 
     ``x_starts`` and ``y_starts`` say where the windows and results of a strip's positions begin, ``x_taps`` what a
     window holds. ``strips`` is how many images there are, how far apart in ``x`` and ``y``, how many positions each
     has, and how far apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
-    ``w_panel`` elements each, of whose taps ``w_taps`` are taken.
+    ``w_panel`` elements each, of whose taps ``w_taps`` are taken. ``x_ahead`` has as many as ``rows`` for its one entry
+    if the next block's pixels lie side by side, and are to be fetched, and is empty if not; the one of ``w_ahead`` is
+    a strip's share of what the kernel has for a tap.
     """
     taps, strip = x_taps.size, x_starts.size
     _, x_image, y_image, positions, x_strip, y_strip = strips
+    w_move = -(-width // -(-strip // len(rows)))
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, number = divmod(place, -(-positions // strip))
         x_base = image * x_image + number * x_strip + group * x_group
         y_base = image * y_image + number * y_strip + group * filters
         some = min(strip, positions - number * strip)
-        panel = group * -(-filters // width) * w_panel
-        for k in range(0, filters, width):
-            for t in range(0, taps, depth):
+        panels = -(-filters // width)
+        for t in range(0, taps, depth):
+            for k in range(panels):
+                panel = (group * panels + k) * w_panel
+                w_soon = panel + w_panel + t * width
                 for p in range(0, some, len(rows)):
                     multiply(
                         element, rows, vectors, (0,), x, x_base, x_starts, x_taps, w, panel, w_taps,
-                        y, y_base + k, y_starts,
-                        p, min(len(rows), some - p), min(width, filters - k), t, min(t + depth, taps), t > 0,
+                        y, y_base + k * width, y_starts,
+                        p, min(len(rows), some - p), min(width, filters - k * width), t, min(t + depth, taps), t > 0,
+                        x_base + x_starts[min(p + len(rows), some - 1)] + t * len(rows), x_ahead, w_soon, w_ahead,
                     )  # fmt: skip
-            panel += w_panel
+                    w_soon += depth * w_move
 
 
 @njit(nogil=True, cache=True)
@@ -61,45 +67,43 @@ def _over_lines(
     member, begin, end, element, rows, several, step, wide_x, wide_w, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap,
     y_row, outer, along, panels, stretch, images, planes,
 ):  # fmt: skip
-    """Kernels that slide along an axis: ``rows`` neighbouring outputs by a vector. A unit is a place on the other axes.
+    """Kernels that slide along an axis: ``rows`` neighbouring outputs by a vector.
 
-    ``outer`` has a row for each of those: where it lies in ``x`` and ``y``, and the first and last of its lines of
-    taps, which begin at ``x_lines`` and ``w_lines``. ``along`` has one for every run of outputs that see the same taps
-    of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``, and how many
-    those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``, and how many
-    lanes it has; ``stretch`` of them are taken through an image at a time. ``images`` is how many there are, and how
-    far apart in ``x`` and ``y``, ``planes`` the like, and in ``w``.
+    ``outer`` has a row for each place on the other axes: where it lies in ``x`` and ``y``, and the first and last of its
+    lines of taps, which begin at ``x_lines`` and ``w_lines``. ``along`` has one for every run of outputs that see the
+    same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``, and
+    how many those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``, and how
+    many lanes it has; ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how
+    far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. A unit is a run.
     """
-    _, x_image, y_image = images
+    x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
     for unit in range(begin, end):
-        rest, place = divmod(unit, outer.shape[0])
+        rest, run = divmod(unit, along.shape[0])
+        rest, place = divmod(rest, outer.shape[0])
         rest, turn = divmod(rest, -(-panels.shape[0] // stretch))
         image, plane = divmod(rest, some)
-        x_base = image * x_image + plane * x_plane + outer[place, 0]
-        y_base = image * y_image + plane * y_plane + outer[place, 1]
-        first_line, last_line = outer[place, 2], outer[place, 3]
-        for run in range(along.shape[0]):
-            outputs, w_run, taps = along[run, 2], plane * w_plane + along[run, 3], along[run, 4]
-            for p in range(0, outputs, len(rows)):
-                first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
-                x_block = x_base + along[run, 0] + first * x_row
-                y_block = y_base + along[run, 1] + first * y_row
-                for panel in range(turn * stretch, min((turn + 1) * stretch, panels.shape[0])):
-                    x_place, y_place, w_place = x_block + panels[panel, 0], y_block + panels[panel, 1], panels[panel, 2]
-                    if outputs >= len(rows):
-                        slide(
-                            element, rows, several, step, wide_x, wide_w, x, x_place, x_row, x_tap, x_lines,
-                            w, w_run + w_place, w_tap, w_lines, y, y_place, y_row,
-                            panels[panel, 3], first_line, last_line, taps,
-                        )  # fmt: skip
-                        continue
-                    for m in range(outputs):
-                        slide(
-                            element, (0,), several, step, wide_x, wide_w, x, x_place + m * x_row, x_row, x_tap, x_lines,
-                            w, w_run + w_place, w_tap, w_lines, y, y_place + m * y_row, y_row,
-                            panels[panel, 3], first_line, last_line, taps,
-                        )  # fmt: skip
+        x_base = image * x_image + plane * x_plane + outer[place, 0] + along[run, 0]
+        y_base = image * y_image + plane * y_plane + outer[place, 1] + along[run, 1]
+        outputs, w_base, taps = along[run, 2], plane * w_plane + along[run, 3], along[run, 4]
+        for p in range(0, outputs, len(rows)):
+            first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
+            for panel in range(turn * stretch, min((turn + 1) * stretch, panels.shape[0])):
+                x_place = x_base + first * x_row + panels[panel, 0]
+                y_place = y_base + first * y_row + panels[panel, 1]
+                if outputs >= len(rows):
+                    slide(
+                        element, rows, several, step, wide_x, wide_w, x, x_place, x_row, x_tap, x_lines,
+                        w, w_base + panels[panel, 2], w_tap, w_lines, y, y_place, y_row,
+                        panels[panel, 3], outer[place, 2], outer[place, 3], taps,
+                    )  # fmt: skip
+                    continue
+                for m in range(outputs):
+                    slide(
+                        element, (0,), several, step, wide_x, wide_w, x, x_place + m * x_row, x_row, x_tap, x_lines,
+                        w, w_base + panels[panel, 2], w_tap, w_lines, y, y_place + m * y_row, y_row,
+                        panels[panel, 3], outer[place, 2], outer[place, 3], taps,
+                    )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)

@@ -27,7 +27,7 @@ __all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "slide"]
 @intrinsic
 def multiply(
     context, element, rows, vectors, scalars, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first,
-    number, lanes, begin, end, more, soon=None,
+    number, lanes, begin, end, more, a_soon=None, a_move=None, b_soon=None, b_move=None,
 ):  # fmt: skip
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
@@ -43,8 +43,9 @@ def multiply(
     tables, ``*_rows`` and ``*_taps``, hold offsets in elements; an integer stands for the table of its multiples, and is
     the faster. Where it is the rows', the loop needs one register for all their addresses, of which there are few.
 
-    What later calls read can be fetched meanwhile: ``soon`` says where in ``a``, and how far on for every tap, and the
-    same for ``b``. Processors fetch ahead by themselves, but they begin late, and again on every page.
+    What later calls read can be fetched meanwhile: from ``a_soon`` on in ``a``, as far on for every tap as ``a_move``,
+    if that is not empty, has for its one entry, and the same in ``b``. Processors fetch ahead by themselves, but they
+    begin late, and again on every page.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -80,10 +81,12 @@ def multiply(
             which = [builder.add(first, INDEX(m)) for m in range(len(rows))]
         a_start = [builder.add(a_base, a_rows(index)) for index in which]
 
-        streams: list[tuple[Any, Any, Any]] = []
-        if isinstance(soon, types.BaseTuple):
-            a_soon, a_move, b_soon, b_move = cgutils.unpack_tuple(builder, args[20])
-            streams = [(a, a_soon, a_move), (b, b_soon, b_move)]
+        streams = [
+            (array, context.cast(builder, args[which], signature.args[which], types.int64), move)
+            for array, which in ((a, 20), (b, 22))
+            if isinstance(signature.args[which + 1], types.BaseTuple)
+            for move in cgutils.unpack_tuple(builder, args[which + 1])
+        ]
 
         def block(masks: list[Any]) -> None:
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
@@ -122,7 +125,7 @@ def multiply(
 
     operands = (
         a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more,
-        soon if isinstance(soon, types.BaseTuple) else types.none,
+        *(given if isinstance(given, types.Type) else types.none for given in (a_soon, a_move, b_soon, b_move)),
     )  # fmt: skip
     return types.void(element, rows, vectors, scalars, *operands), build
 
