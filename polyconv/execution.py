@@ -97,7 +97,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
     """
     p, xp, total = call.problem, call.x.xp, call.dtypes.total
     kernel_shape = (p.groups, p.filters, p.channels, *p.kernel)
-    cut = tile != whole(p)
+    cut = tile != whole(p) or workers > 1
     add: Callable[[Array, Array], Array] = operator.iadd if call.x.library.in_place else operator.add
     pads_itself = algorithm.pads(p)
     seen = p if pads_itself else p.padded  # by an algorithm that is handed the whole image

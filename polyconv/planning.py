@@ -22,7 +22,7 @@ from .execution import Road, road, road_workspace
 from .prepared import Prepared
 from .problem import ConvProblem
 from .target import Target
-from .tiling import Tile, count, cut, part, whole
+from .tiling import Tile, count, cut, part, shares, whole
 
 __all__ = ["Candidate", "Plan", "Way", "candidates", "kernel_gradient", "make_plan"]
 
@@ -234,7 +234,7 @@ class _Costs:
     def __init__(self, algorithm: Algorithm, call: Call, target: Target) -> None:
         self.algorithm, self.call, self.target = algorithm, call, target
         self.pads = algorithm.pads(call.problem)
-        self.shares = algorithm.shares is not None and algorithm.shares(call.problem)
+        self.shares = shares(algorithm, call.problem, call.dtypes) and call.x.dtype == call.dtypes.total
         self.problem = call.problem if self.pads else call.problem.padded
         make = algorithm.prepare_cost
         self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem.padded)
@@ -306,12 +306,16 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
     if not alone:  # threads are woken, and wait for Python itself, which loops need but to begin
         python = (tiles - turns) * cost.calls * (target.call_seconds + pool.SECONDS_ASLEEP)
         waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
-        waiting = pool.SECONDS_SHARED if costs.shares else waiting
+    working = turns * target.seconds(cost, problem.dtype, alone)
+    if not alone and costs.shares:  # tiles are for images that do not lie in memory as loops want them
+        waiting = pool.SECONDS_SHARED
+        working = target.seconds(costs.of(whole(problem)), problem.dtype, alone) / workers
     ahead = 0.0 if demands.prepared else target.seconds(once, problem.dtype, alone=True)
-    workspace = costs.beside(tile) + max(min(workers, tiles) * cost.workspace, once.workspace - once.kept)
+    at_once = workers if costs.shares else min(workers, tiles)
+    workspace = costs.beside(tile) + max(at_once * cost.workspace, once.workspace - once.kept)
     return Candidate(
         costs.algorithm,
-        ahead + turns * target.seconds(cost, problem.dtype, alone) + waiting,
+        ahead + working + waiting,
         flops=once.flops + tiles * cost.flops,
         traffic=once.traffic + tiles * cost.traffic,
         workspace=workspace,

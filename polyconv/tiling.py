@@ -15,13 +15,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .algorithms import Algorithm
-from .arrays import Array, new
+from .algorithms.direct import add
+from .arrays import Array, lies_plainly, new
 from .dtypes import Dtypes
 from .padding import pad
 from .pool import rouse, run_all
 from .problem import ConvProblem
 
-__all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "whole"]
+__all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "shares", "whole"]
 
 
 _SIDE_BY_SIDE = 16  # groups that stay together: vectors hold so many, and a line of the cache
@@ -130,6 +131,13 @@ def multiplies(algorithm: Algorithm, p: ConvProblem) -> bool:
     return algorithm.cost(p).matmul_macs > 0
 
 
+def shares(algorithm: Algorithm, p: ConvProblem, dtypes: Dtypes) -> bool:
+    """Whether threads can share an algorithm's loops over an image of the dtype of its sums, as it is."""
+    if algorithm.write is None or algorithm.shares is None or not algorithm.shares(p):
+        return False
+    return dtypes.total == dtypes.result and (algorithm.pads(p) or not any(map(any, p.padding)))
+
+
 @dataclass(frozen=True, eq=False)
 class Tiles:
     """An algorithm to be run tile by tile: ``x`` is ``(N, G, C, *size)``, what comes back ``(N, G, K, *output_size)``.
@@ -159,12 +167,7 @@ class Tiles:
     @cached_property
     def _shared(self) -> bool:
         """Whether threads share the algorithm's loops over the image as it is, and not its tiles."""
-        algorithm, p = self.algorithm, self.problem
-        if self.workers == 1 or algorithm.write is None or algorithm.shares is None or self.tile.groups:
-            return False
-        if not algorithm.shares(p):
-            return False
-        return self.dtypes.total == self.dtypes.result and (self._pads or not any(map(any, p.padding)))
+        return self.workers > 1 and not self.tile.groups and shares(self.algorithm, self.problem, self.dtypes)
 
     @cached_property
     def _in_threads(self) -> Callable[[Iterable[Callable[[], object]]], None]:
@@ -186,9 +189,12 @@ class Tiles:
         """Convolve an image."""
         p = self.problem
         y = new(self.xp.empty, p.result_shape, p.memory_order, self.dtypes.result, self.device, self.xp)
-        if self._shared and bias is None and x.dtype == self.dtypes.total:
+        if self._shared and x.dtype == self.dtypes.total and lies_plainly(x):
             assert self.algorithm.write is not None
-            self.algorithm.write(x, kernel[0], p, self.xp, y, rouse(self.workers))
+            members = rouse(self.workers)
+            self.algorithm.write(x, kernel[0], p, self.xp, y, members)
+            if bias is not None:
+                add(y, bias, p, members)
             return y
         tasks = [partial(self._run, x, kernel, bias, y, one) for one in self._parts]
         if self.workers > 1:

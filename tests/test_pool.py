@@ -270,6 +270,9 @@ def convolve():
     assert (tiled(x, *tiled.prepare(w, None)) == 18).all()
     met = threading.Barrier(2, timeout=30)
     run_all([met.wait] * 2, 2, loops=True)  # ends only where two threads run
+    plan = pc.plan(x, w, algorithm="direct")
+    shared = road(plan.call, plan.chosen.algorithm, Tile(1, 7), 2)
+    assert (shared(x, *shared.prepare(w, None)) == 18).all()
 
 def parent_and_child():
     convolve()

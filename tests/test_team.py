@@ -16,6 +16,8 @@ from numba import njit
 import polyconv as pc
 from polyconv import pool
 from polyconv.compiled import team
+from polyconv.execution import road
+from polyconv.tiling import Tile, whole
 
 _PATIENCE = 20_000_000  # looks for another thread, some seconds
 
@@ -121,19 +123,55 @@ def test_many_callers_at_once() -> None:
     assert not failed
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_direct_convolution_is_shared(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for the whole image, and with the very same result: nothing is summed in another order."""
+WAYS = {
+    "direct, positions": ("direct", "NCHW"),
+    "direct, lines": ("direct", "NHWC"),
+    "winograd": (pc.Winograd(4, fused=True), "NHWC"),
+    "fft": (pc.FFT((16, 16), fused=True), "NCHW"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_convolution_is_shared(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the whole image at once, and with the very same result: nothing is summed in another order."""
+    algorithm, layout = WAYS[way]
     rng = np.random.default_rng(0)
     x = rng.standard_normal((6, 40, 41, 3) if layout == "NHWC" else (6, 3, 40, 41)).astype("float32")
     w = rng.standard_normal((3, 3, 3, 8) if layout == "NHWC" else (8, 3, 3, 3)).astype("float32")
     roused = []
     rouse = pool.rouse
-    monkeypatch.setattr("polyconv.tiling.rouse", lambda workers: roused.append(workers) or rouse(workers))
+
+    def counted(workers: int) -> int:
+        roused.append(workers)
+        return rouse(workers)
+
+    monkeypatch.setattr("polyconv.tiling.rouse", counted)
+    bias = rng.standard_normal(8).astype("float32")
     found = []
     for workers in (1, 2, 3):
-        plan = pc.plan(x, w, algorithm="direct", layout=layout, workers=workers, prepared=True)
-        found.append(plan.prepare(w)(x))
+        plan = pc.plan(x, w, algorithm=algorithm, layout=layout, workers=workers)
+        tile = whole(plan.call.problem) if workers == 1 else Tile(1, 20)
+        one = road(plan.call, plan.chosen.algorithm, tile, workers)
+        found.append(one(x, *one.prepare(w, bias)))
     assert roused == [2, 3]
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("why", ["half", "copied", "backwards"])
+def test_what_is_not_convolved_as_it_is_goes_tile_by_tile(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles are cast while they are in cache, and what must be copied first is copied in tiles."""
+    monkeypatch.setattr("polyconv.tiling.rouse", pytest.fail)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((6, 40, 41, 3)).astype("float32"), rng.standard_normal((3, 3, 3, 8)).astype("float32")
+    layout = "NHWC"
+    if why == "half":
+        x, w = x.astype("float16"), w.astype("float16")
+    if why == "backwards":
+        x = x[:, ::-1]
+    if why == "copied":
+        x, w, layout = x.transpose(0, 3, 1, 2).copy(), w.transpose(3, 2, 0, 1).copy(), "NCHW"
+    plan = pc.plan(x, w, algorithm="direct", stride=2, layout=layout)
+    one = road(plan.call, plan.chosen.algorithm, Tile(1, 20), 2)
+    y = one(x, *one.prepare(w, None))
+    np.testing.assert_allclose(y, pc.conv(x, w, stride=2, layout=layout, algorithm="im2col"), rtol=1e-3, atol=1e-3)

@@ -28,7 +28,7 @@ from .strips import STRIPS
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["DEPTH", "DIRECT"]
+__all__ = ["DEPTH", "DIRECT", "add"]
 
 DEPTH = 128
 _NEAR = 200
@@ -291,6 +291,15 @@ def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Arra
     y = new(xp.empty, problem.result_shape, problem.memory_order, x.dtype, None, xp)
     _write(x, kernel, problem, xp, y)
     return y
+
+
+def add(y: Array, bias: Array, p: ConvProblem, workers: int) -> None:
+    """Add a bias, ``(G, K, 1, ...)``, to a new result, which lies in memory as problems say."""
+    from ..compiled import loops
+
+    length = p.groups * p.filters if p.channels_last else p.positions
+    rows = y.transpose(p.memory_order).reshape(-1, length)
+    loops.add(workers, rows.shape[0], rows, bias.reshape(-1), p.channels_last)
 
 
 # -- its cost ------------------------------------------------------------------------------------------------

@@ -255,9 +255,19 @@ def _fused_prepare(block: tuple[int, ...] | None, w: Array, problem: ConvProblem
 
 
 def _fused_write(
-    block: tuple[int, ...] | None, x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType, y: Array
+    block: tuple[int, ...] | None,
+    x: Array,
+    kernel: Array,
+    problem: ConvProblem,
+    xp: ModuleType,
+    y: Array,
+    workers: int = 1,
 ) -> None:
-    spectra.write(x, kernel, problem, _fused_block(block, problem), xp, y)
+    spectra.write(x, kernel, problem, _fused_block(block, problem), xp, y, workers)
+
+
+def _fused_shares(block: tuple[int, ...] | None, problem: ConvProblem) -> bool:
+    return spectra.straight(problem, _fused_block(block, problem))
 
 
 def _fused_run(block: tuple[int, ...] | None, x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -287,6 +297,7 @@ def _fused(block: tuple[int, ...] | None) -> Algorithm:
         prepare_cost=partial(_fused_prepare_cost, block),
         detail=", ".join(filter(None, ("" if block is None else "x".join(map(str, block)), "fused"))),
         write=partial(_fused_write, block),
+        shares=partial(_fused_shares, block),
         absorbs=lambda problem: True,
     )
 

@@ -158,16 +158,17 @@ def _depth(channels: int, lanes: int) -> int:
     return -(-each // lanes) * lanes
 
 
-def together(p: ConvProblem, points: int, blocks: int) -> int:
+def together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int:
     """Blocks between two transforms: as many as a cache holds, more where a large kernel is to be read for each.
 
-    They are shared out evenly, in whole rows of the product's block as far as may be.
+    They are shared out evenly, among workers too, in whole rows of the product's block as far as may be.
     """
     each = points * (p.channels + p.filters) * p.itemsize
     kernel = points * p.channels * p.filters * p.itemsize
     most = max(1, min(_BLOCK_BYTES + kernel // 4, _MOST_BYTES) // each)
     (rows, _), _ = _product(p, REGISTERS, VECTOR_BYTES // p.itemsize)
     turns = -(-blocks // (most // rows * rows or most))
+    turns = -(-turns * p.groups // workers) * workers // p.groups
     some = -(-blocks // turns)
     return min(-(-some // rows) * rows if most >= rows else some, blocks, _MANY)
 
@@ -245,7 +246,9 @@ def interleave(x: Array, y: Array) -> None:
     loops.interleave(1, rows, x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
 
 
-def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array) -> None:
+def write(
+    x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array, workers: int = 1
+) -> None:
     """Convolve into ``y``; ``p`` has no strides."""
     from ..compiled import blocks, microkernel
 
@@ -258,21 +261,24 @@ def write(x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: Modu
     result, y_strides = memory(made)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     points = math.prod(inputs)
-    number = together(p, points, p.batch * math.prod(len(axis.starts) for axis in axes))
+    blocks_in_all = p.batch * math.prod(len(axis.starts) for axis in axes)
+    number = together(p, points, blocks_in_all, workers)
     (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
     filters = -(-p.filters // kernel.width) * kernel.width
     t = _tables(p, m, x_strides, y_strides, number, lanes, filters, xp)
-    image = aligned(((points * number + rows) * p.channels,), x.dtype)
-    products = aligned((points * number * filters,), x.dtype)
-    scratch = aligned(((2 * points + 1) * lanes,), x.dtype)
-    scratch[2 * points * lanes :] = 0
+    image = aligned((workers, (points * number + rows) * p.channels), x.dtype)
+    products = aligned((workers, points * number * filters), x.dtype)
+    scratch = aligned((workers, (2 * points + 1) * lanes), x.dtype)
+    scratch[:, 2 * points * lanes :] = 0
+    rooms = image, products, scratch
     blocks.winograd(
+        workers, -(-blocks_in_all // number) * p.groups,
         kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes // vector),
         (0,) * rows, (0,) * vectors, _depth(p.channels, vector), lanes, number,
         p.batch, address(pixels), t.x_blocks, *x_strides[:2], t.x_pixels, t.pixels, t.x_inside,
         address(kernel.bt), t.there, t.x_lines, t.image_lines,
         address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
-        address(image), address(products), address(scratch),
+        *map(address, rooms), tuple(room.strides[0] for room in rooms),
         address(result), t.y_blocks, *y_strides[:2], address(kernel.at), t.back, t.product_lines, t.y_lines,
         t.last, t.inside,
     )  # fmt: skip

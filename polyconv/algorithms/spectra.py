@@ -23,7 +23,7 @@ from .base import Cost
 from .blocking import VECTOR_BYTES
 from .fused import interleave
 
-__all__ = ["cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "whole", "write"]
+__all__ = ["cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "straight", "whole", "write"]
 
 _RADICES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16)
 _FLAT = 8  # rows of a block along an axis without taps
@@ -118,10 +118,12 @@ def _half(axes: tuple[Axis, ...]) -> tuple[int, ...]:
     return (*(axis.points for axis in axes[:-1]), axes[-1].points // 2 + 1)
 
 
-def _work(axes: Sequence[int], lanes: int, like: Array, xp: ModuleType) -> tuple[Array, tuple[int, int, Array]]:
+def _work(
+    axes: Sequence[int], lanes: int, like: Array, members: int, xp: ModuleType
+) -> tuple[Array, tuple[int, int, Array]]:
     """Workspace of the loops beside that for spectra, and what they are told of it."""
-    room = aligned((4 * (max(axes) + lanes) * 2 * lanes,), like.dtype)
-    return room, (address(room), like.itemsize, xp.zeros((5 + 2 * len(axes), lanes), dtype=xp.int64))
+    room = aligned((members * 4 * (max(axes) + lanes) * 2 * lanes,), like.dtype)
+    return room, (address(room), like.itemsize, xp.zeros((members, 5 + 2 * len(axes), lanes), dtype=xp.int64))
 
 
 def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) -> Array:
@@ -146,7 +148,7 @@ def prepare(w: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType) ->
     blocks = -(-number // lanes)
     made = aligned((blocks, *half, 2, lanes), w.dtype)
     points = tuple(axis.points for axis in axes)
-    _room, work = _work(points, lanes, w, xp)
+    _room, work = _work(points, lanes, w, 1, xp)
     steps = tuple(math.prod(p.kernel[axis:]) for axis in range(p.ndim + 1))
     spectra.kernel(
         w.dtype.type(0), False, number, points, _plans(axes, w.dtype, xp), address(items), p.kernel, steps,
@@ -211,7 +213,15 @@ def _planes(x: Array, wide: bool, copies: bool, xp: ModuleType) -> tuple[Array, 
     return planes, False
 
 
-def write(x: Array, kernel: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType, y: Array) -> None:
+def straight(p: ConvProblem, block: tuple[int, ...]) -> bool:
+    """Whether the image and the result are met as they lie in memory, and not copied to planes of their own."""
+    interleaved = p.channels_last and p.groups * max(p.channels, p.filters) > 1
+    return not interleaved or form(p, block, VECTOR_BYTES // p.itemsize)[2]
+
+
+def write(
+    x: Array, kernel: Array, p: ConvProblem, block: tuple[int, ...], xp: ModuleType, y: Array, workers: int = 1
+) -> None:
     """Convolve into ``y``; ``p`` has neither strides nor dilation."""
     from ..compiled import spectra, vectors
 
@@ -225,11 +235,12 @@ def write(x: Array, kernel: Array, p: ConvProblem, block: tuple[int, ...], xp: M
     if folded:
         x_steps, y_steps = ((0, *steps[1:3], steps[0], *steps[3:]) for steps in (x_steps, y_steps))
     size = math.prod(t.lengths[:-1]) * (t.lengths[-1] // 2 + 1) * 2 * lanes
-    transformed = aligned(((q.channels + (q.filters > 1)) * size,), x.dtype)
-    _room, work = _work(t.lengths, lanes, x, xp)
-    there = address(transformed)
+    transformed = aligned((workers * (q.channels + (q.filters > 1)) * size,), x.dtype)
+    _room, work = _work(t.lengths, lanes, x, workers, xp)
+    there, number = address(transformed), q.batch * t.firsts.shape[0]
+    units = number * -(-q.groups // lanes) if wide else q.groups * -(-number // lanes)
     spectra.convolve(
-        x.dtype.type(0), wide, (x_interleaved, y_interleaved), q.batch, q.groups, q.channels, q.filters,
+        workers, units, x.dtype.type(0), wide, (x_interleaved, y_interleaved), q.batch, q.groups, q.channels, q.filters,
         t.lengths, t.plans, t.firsts, tuple(low for low, _ in q.padding),
         address(x), q.size, x_steps, address(kernel), t.lines, t.each * q.filters * q.channels, t.each, t.step,
         address(result), q.output_size, t.most, y_steps,
@@ -291,6 +302,7 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
     """What :func:`write` costs, but for its rounding error."""
     lanes, item = VECTOR_BYTES // p.itemsize, p.itemsize
     interleaved = p.channels_last and p.groups * max(p.channels, p.filters) > 1
+    turned = 0 if straight(p, block) else p.image_elements + p.output_elements
     p, axes, wide, folded = form(p, block, lanes)
     *first, last = axes
     number = p.batch * math.prod(len(axis.starts) for axis in axes)
@@ -311,7 +323,6 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
     size = 2 * every * lanes
     spectra = (p.channels + (p.filters > 1)) * size
     cycles = blocks * (pairs * row + (p.channels + p.filters) * lines + products)
-    turned = 0 if wide or not interleaved else p.image_elements + p.output_elements
     kernel = 2 * p.groups * p.filters * p.channels * math.prod(_half(axes))
     return Cost(
         loop_slots=int(2 * lanes * cycles),

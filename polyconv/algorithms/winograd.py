@@ -380,9 +380,20 @@ def _fused_prepare(settings: _Settings, w: Array, problem: ConvProblem, xp: Modu
 
 
 def _fused_write(
-    settings: _Settings, x: Array, kernel: fused.Panels, problem: ConvProblem, xp: ModuleType, y: Array
+    settings: _Settings,
+    x: Array,
+    kernel: fused.Panels,
+    problem: ConvProblem,
+    xp: ModuleType,
+    y: Array,
+    workers: int = 1,
 ) -> None:
-    fused.write(x, kernel, problem, settings.along(problem), xp, y)
+    fused.write(x, kernel, problem, settings.along(problem), xp, y, workers)
+
+
+def _fused_shares(problem: ConvProblem) -> bool:
+    """Where channels are innermost already, and need not be copied to be."""
+    return problem.channels_last
 
 
 def _fused_run(settings: _Settings, x: Array, kernel: Any, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -468,12 +479,13 @@ class _Kind(NamedTuple):
     prepare_cost: Callable[..., Cost]
     cost: Callable[..., Cost]
     write: Callable[..., None]
+    shares: Callable[[ConvProblem], bool] | None
     casts: Callable[[str], bool] | None
 
 
 _KINDS: dict[str, _Kind] = {
-    "numba": _Kind(_fused_reject, _fused_prepare, _fused_prepare_cost, _fused_cost, _fused_write, None),
-    "CUDA": _Kind(_cuda_reject, _cuda_prepare, _prepare_cost, _cuda_cost, _cuda_write, kernels.casts),
+    "numba": _Kind(_fused_reject, _fused_prepare, _fused_prepare_cost, _fused_cost, _fused_write, _fused_shares, None),
+    "CUDA": _Kind(_cuda_reject, _cuda_prepare, _prepare_cost, _cuda_cost, _cuda_write, None, kernels.casts),
 }
 
 
@@ -492,6 +504,7 @@ def _winograd(settings: _Settings) -> Algorithm:
             prepare_cost=partial(kind.prepare_cost, settings),
             detail=f"{detail}, fused",
             write=partial(kind.write, settings),
+            shares=kind.shares,
             absorbs=lambda problem: True,
             casts=kind.casts,
         )

@@ -15,7 +15,7 @@ from numba import njit
 from .microkernel import copy, gather, multiply, slide
 from .team import announce, shared
 
-__all__ = ["interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
+__all__ = ["add", "interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
 
 
 @shared
@@ -254,3 +254,18 @@ def _interleave(member, begin, end, element, x, x_strides, y, y_strides, shape):
 def interleave(workers, units, *args):
     """Run :func:`_interleave`."""
     _interleave(workers, units, args)
+
+
+@shared
+def _add(member, begin, end, rows, bias, every):
+    """Add to each row one number of ``bias`` after another, or to ``every`` row all of them. A unit is a row."""
+    for unit in range(begin, end):
+        row, number = rows[unit], bias[unit % bias.size]
+        for i in range(row.size):
+            row[i] += bias[i] if every else number
+
+
+@njit(nogil=True, cache=True)
+def add(workers, units, *args):
+    """Run :func:`_add`."""
+    _add(workers, units, args)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from numba import int64, njit
 
 from .butterflies import transform
-from .team import announce
+from .team import shared
 from .vectors import lanes_of, lanes_to_rows, load, load_first, rows_to_lanes, splat, store, store_first, zero
 
 __all__ = ["convolve", "kernel"]
@@ -214,9 +214,9 @@ def _room(element, lengths):
     return (longest + lanes_of(element)) * 2 * lanes_of(element), size
 
 
-@njit(nogil=True, cache=True)
-def convolve(
-    element, wide, interleaved, images, groups, channels, filters, lengths, plans, firsts, lows,
+@shared
+def _convolve(
+    member, begin, end, element, wide, interleaved, images, groups, channels, filters, lengths, plans, firsts, lows,
     x, x_sizes, x_steps, w, w_lines, w_block, w_channel, w_step, y, y_sizes, most, y_steps, spectra, result, work,
 ):  # fmt: skip
     """Convolve all blocks of ``images``, in lanes of ``groups`` where it is ``wide``, else of blocks.
@@ -228,58 +228,67 @@ def convolve(
     ``w_lines`` says where the kernel's frequencies lie that a line along the first axis meets, ``w_step`` apart;
     kernels of channels are ``w_channel`` apart, those of a group, or of lanes of them, ``w_block``. ``spectra`` and
     ``result`` are workspace, and ``work`` more of it: room for four lines, the bytes of an element, and a table of
-    ``(5 + 2 * axes, lanes)`` integers.
+    ``(5 + 2 * axes, lanes)`` integers; every member has its own, one after another. A unit is as many blocks as there
+    are lanes.
     """
-    announce()
     lanes, axes, number = lanes_of(element), len(lengths), len(firsts)
     room, size = _room(element, lengths)
-    address, item, places = work
+    address, item, tables = work
     room *= item
-    buffer, scratch, line, sums = address, address + room, address + 2 * room, address + 3 * room
-    inside, outside = (groups, images * number) if wide else (images * number, groups)
-    for other in range(outside):
-        for first in range(0, inside, lanes):
-            some = min(lanes, inside - first)
-            for lane in range(some):
-                block, group = (other, first + lane) if wide else (first + lane, other)
-                image, block = divmod(block, number)
-                places[3, lane] = image * x_steps[0] + group * x_steps[1]
-                places[4, lane] = image * y_steps[0] + group * y_steps[1]
-                for axis in range(axes):
-                    corner = firsts[block, axis]
-                    places[5 + axis, lane] = corner - lows[axis]
-                    places[5 + axes + axis, lane] = corner
-                    places[3, lane] += (corner - lows[axis]) * x_steps[3 + axis]
-                    places[4, lane] += corner * y_steps[3 + axis]
-            kernels = w_block * (first // lanes if wide else other)
-            for c in range(channels):
-                _rows_forward(
-                    element, x, x_steps[-1], interleaved[0], places, some, 3, 5, c * x_steps[2], lengths, x_sizes,
-                    x_steps[3:], plans[axes - 1], spectra, c * size, buffer, scratch,
-                )  # fmt: skip
-                for axis in range(axes - 2, 0 if filters == 1 else -1, -1):
-                    _lines(element, spectra, c * size, lengths, axis, plans[axis], int64(0), scratch)
-            for k in range(filters):
-                _filtered(
-                    element, wide, channels, filters, k, lengths, plans[0], spectra, size, w, w_lines + kernels,
-                    w_channel, w_step, result, line, sums, scratch,
-                )  # fmt: skip
-                for axis in range(1, axes - 1):
-                    _lines(element, result, int64(0), lengths, axis, plans[axis], lanes, scratch)
-                _rows_backward(
-                    element, y, y_steps[-1], interleaved[1], places, some, 4, 5 + axes, k * y_steps[2], lengths, y_sizes,
-                    most, y_steps[3:], plans[axes - 1], result, buffer, scratch,
-                )  # fmt: skip
+    own = member * (channels + (1 if filters > 1 else 0)) * size * item
+    spectra, result, places = spectra + own, result + own, tables[member]
+    buffer = address + member * 4 * room
+    scratch, line, sums = buffer + room, buffer + 2 * room, buffer + 3 * room
+    inside = groups if wide else images * number
+    for unit in range(begin, end):
+        other, first = divmod(unit, -(-inside // lanes))
+        first *= lanes
+        some = min(lanes, inside - first)
+        for lane in range(some):
+            block, group = (other, first + lane) if wide else (first + lane, other)
+            image, block = divmod(block, number)
+            places[3, lane] = image * x_steps[0] + group * x_steps[1]
+            places[4, lane] = image * y_steps[0] + group * y_steps[1]
+            for axis in range(axes):
+                corner = firsts[block, axis]
+                places[5 + axis, lane] = corner - lows[axis]
+                places[5 + axes + axis, lane] = corner
+                places[3, lane] += (corner - lows[axis]) * x_steps[3 + axis]
+                places[4, lane] += corner * y_steps[3 + axis]
+        kernels = w_block * (first // lanes if wide else other)
+        for c in range(channels):
+            _rows_forward(
+                element, x, x_steps[-1], interleaved[0], places, some, 3, 5, c * x_steps[2], lengths, x_sizes,
+                x_steps[3:], plans[axes - 1], spectra, c * size, buffer, scratch,
+            )  # fmt: skip
+            for axis in range(axes - 2, 0 if filters == 1 else -1, -1):
+                _lines(element, spectra, c * size, lengths, axis, plans[axis], int64(0), scratch)
+        for k in range(filters):
+            _filtered(
+                element, wide, channels, filters, k, lengths, plans[0], spectra, size, w, w_lines + kernels,
+                w_channel, w_step, result, line, sums, scratch,
+            )  # fmt: skip
+            for axis in range(1, axes - 1):
+                _lines(element, result, int64(0), lengths, axis, plans[axis], lanes, scratch)
+            _rows_backward(
+                element, y, y_steps[-1], interleaved[1], places, some, 4, 5 + axes, k * y_steps[2], lengths, y_sizes,
+                most, y_steps[3:], plans[axes - 1], result, buffer, scratch,
+            )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def convolve(workers, units, *args):
+    """Run :func:`_convolve`."""
+    _convolve(workers, units, args)
 
 
 @njit(nogil=True, cache=True)
 def kernel(element, interleaved, kernels, lengths, plans, w, w_sizes, w_steps, spectra, work):
     """Transform ``kernels``, as many at a time as a vector has lanes, and twice too large, to blocks of spectra."""
-    announce()
     lanes, axes = lanes_of(element), len(lengths)
     room, size = _room(element, lengths)
-    buffer, item, places = work
-    scratch = buffer + room * item
+    buffer, item, tables = work
+    scratch, places = buffer + room * item, tables[0]
     places[:] = 0
     for first in range(0, kernels, lanes):
         some = min(lanes, kernels - first)

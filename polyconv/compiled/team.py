@@ -126,6 +126,12 @@ def _give_way(context):
     return types.void(), build
 
 
+@njit(nogil=True, cache=True)
+def announce():
+    """Say that a loop begins, having let go of Python's lock: the first thing that one does."""
+    _add(_BEGUN, 1)
+
+
 # -- loops that are shared -----------------------------------------------------------------------------------
 
 
@@ -192,6 +198,7 @@ def shared(function: Callable[..., None]) -> Any:
 
     @njit(nogil=True)
     def share(workers, units, args):
+        announce()
         code, block = outlined(args)
         if workers < 2 or units < 2 or _put(_OWNED, 1) != 0:
             _call(code, block, 0, 0, units)
@@ -231,12 +238,6 @@ def _join():
 
 
 # -- waiting -------------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True, cache=True)
-def announce():
-    """Say that a loop begins, having let go of Python's lock: the first thing that one does which is not shared."""
-    _add(_BEGUN, 1)
 
 
 @njit(nogil=True, cache=True)
