@@ -286,8 +286,14 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
                 return workers * costs.of(tile).workspace if count(problem, tile) >= least else math.inf
 
             most = min(workers * wanted, comfortable, limit)
-            few = problem.batch < workers * turns and problem.groups > 1 and not costs.shares
+            few = problem.batch < workers * turns and problem.groups > 1
             ways += [(cut(problem, held, most, grain, by_groups), workers) for by_groups in {False, few}]
+    if (
+        costs.shares
+        and target.workers > 1
+        and target.workers * costs.of(all_of_it).workspace <= min(comfortable, limit)
+    ):
+        ways.append((all_of_it, target.workers))
     if costs.of(all_of_it).workspace + costs.beside(all_of_it) - costs.once.kept > comfortable and len({*ways}) > 1:
         del ways[0]  # however quick it would be
     return dict.fromkeys(ways)
@@ -307,11 +313,11 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
         python = (tiles - turns) * cost.calls * (target.call_seconds + pool.SECONDS_ASLEEP)
         waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
     working = turns * target.seconds(cost, problem.dtype, alone)
-    if not alone and costs.shares:  # tiles are for images that do not lie in memory as loops want them
-        waiting = pool.SECONDS_SHARED
-        working = target.seconds(costs.of(whole(problem)), problem.dtype, alone) / workers
+    shared = costs.shares and not alone and tiles == 1
+    if shared:
+        waiting, working = pool.SECONDS_SHARED, working / workers
     ahead = 0.0 if demands.prepared else target.seconds(once, problem.dtype, alone=True)
-    at_once = workers if costs.shares else min(workers, tiles)
+    at_once = workers if shared else min(workers, tiles)
     workspace = costs.beside(tile) + max(at_once * cost.workspace, once.workspace - once.kept)
     return Candidate(
         costs.algorithm,

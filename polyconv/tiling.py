@@ -166,8 +166,9 @@ class Tiles:
 
     @cached_property
     def _shared(self) -> bool:
-        """Whether threads share the algorithm's loops over the image as it is, and not its tiles."""
-        return self.workers > 1 and not self.tile.groups and shares(self.algorithm, self.problem, self.dtypes)
+        """Whether threads share the algorithm's loops over the whole image, and not tiles."""
+        all_of_it = self.tile == whole(self.problem)
+        return self.workers > 1 and all_of_it and shares(self.algorithm, self.problem, self.dtypes)
 
     @cached_property
     def _in_threads(self) -> Callable[[Iterable[Callable[[], object]]], None]:

@@ -32,11 +32,11 @@ def only(name: str) -> Iterator[list[Any]]:
             ran.append(problem)
             return algorithm.run(x, w, problem, xp)
 
-        def write(x: Any, w: Any, problem: Any, xp: Any, y: Any) -> None:
+        def write(x: Any, w: Any, problem: Any, xp: Any, y: Any, *workers: int) -> None:
             if algorithm.name != name:
                 raise WrongRoad(f"{algorithm.name} ran where {name} was asked for")
             ran.append(problem)
-            algorithm.write(x, w, problem, xp, y)
+            algorithm.write(x, w, problem, xp, y, *workers)
 
         def variants(problem: Any, target: Any) -> tuple[pc.Algorithm, ...]:
             return tuple(map(watched, algorithm.variants(problem, target)))

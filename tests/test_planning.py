@@ -177,8 +177,8 @@ def test_auto_runs_what_the_plan_says() -> None:
 @pytest.mark.parametrize(
     ("x", "w", "keywords", "best"),
     [
-        ((4, 256, 28, 28), (64, 256, 1, 1), {}, "pointwise"),
-        ((4, 28, 28, 256), (1, 1, 256, 64), {"layout": "NHWC"}, "pointwise"),
+        ((4, 1024, 14, 14), (1024, 1024, 1, 1), {}, "pointwise"),
+        ((4, 28, 28, 256), (1, 1, 256, 64), {"layout": "NHWC"}, "direct"),
         ((8, 28, 28, 256), (3, 3, 1, 256), {"groups": 256, "layout": "NHWC"}, "direct"),
         ((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC"}, "direct"),
     ],

@@ -261,7 +261,7 @@ import numpy as np, threadpoolctl, polyconv as pc
 from polyconv.compiled.team import announce
 from polyconv.execution import road
 from polyconv.pool import run_all
-from polyconv.tiling import Tile
+from polyconv.tiling import Tile, whole
 
 def convolve():
     x, w = np.ones((8, 2, 40, 40)), np.ones((2, 2, 3, 3))
@@ -271,7 +271,7 @@ def convolve():
     met = threading.Barrier(2, timeout=30)
     run_all([met.wait] * 2, 2, loops=True)  # ends only where two threads run
     plan = pc.plan(x, w, algorithm="direct")
-    shared = road(plan.call, plan.chosen.algorithm, Tile(1, 7), 2)
+    shared = road(plan.call, plan.chosen.algorithm, whole(plan.call.problem), 2)
     assert (shared(x, *shared.prepare(w, None)) == 18).all()
 
 def parent_and_child():

@@ -17,7 +17,7 @@ import polyconv as pc
 from polyconv import pool
 from polyconv.compiled import team
 from polyconv.execution import road
-from polyconv.tiling import Tile, whole
+from polyconv.tiling import whole
 
 _PATIENCE = 20_000_000  # looks for another thread, some seconds
 
@@ -150,8 +150,7 @@ def test_convolution_is_shared(way: str, monkeypatch: pytest.MonkeyPatch) -> Non
     found = []
     for workers in (1, 2, 3):
         plan = pc.plan(x, w, algorithm=algorithm, layout=layout, workers=workers)
-        tile = whole(plan.call.problem) if workers == 1 else Tile(1, 20)
-        one = road(plan.call, plan.chosen.algorithm, tile, workers)
+        one = road(plan.call, plan.chosen.algorithm, whole(plan.call.problem), workers)
         found.append(one(x, *one.prepare(w, bias)))
     assert roused == [2, 3]
     for other in found[1:]:
@@ -172,6 +171,6 @@ def test_what_is_not_convolved_as_it_is_goes_tile_by_tile(why: str, monkeypatch:
     if why == "copied":
         x, w, layout = x.transpose(0, 3, 1, 2).copy(), w.transpose(3, 2, 0, 1).copy(), "NCHW"
     plan = pc.plan(x, w, algorithm="direct", stride=2, layout=layout)
-    one = road(plan.call, plan.chosen.algorithm, Tile(1, 20), 2)
+    one = road(plan.call, plan.chosen.algorithm, whole(plan.call.problem), 2)
     y = one(x, *one.prepare(w, None))
     np.testing.assert_allclose(y, pc.conv(x, w, stride=2, layout=layout, algorithm="im2col"), rtol=1e-3, atol=1e-3)

@@ -189,9 +189,9 @@ def test_groups_apart_are_groups_together(algorithm: str, layout: str) -> None:
 
 
 def test_an_image_with_many_channels_is_shared_by_groups() -> None:
-    """One image that one block holds: two threads take half the channels each."""
-    x, w = np.ones((1, 56, 56, 128), dtype="float32"), np.ones((31, 31, 1, 128), dtype="float32")
-    plan = pc.plan(x, w, layout="NHWC", groups=128, padding=15, workers=2)
+    """One image that one block holds, to be cast: two threads take half the channels each."""
+    x, w = np.ones((1, 56, 56, 128), dtype="float16"), np.ones((31, 31, 1, 128), dtype="float16")
+    plan = pc.plan(x, w, layout="NHWC", groups=128, padding=15, workers=2, algorithm=pc.FFT((72, 72), fused=True))
     assert plan.chosen.tile == tiling.Tile(1, 56, 64)
     assert plan.chosen.workers == 2
     assert len(plan.prepare(w).kernel) == 2

@@ -307,8 +307,11 @@ def add(y: Array, bias: Array, p: ConvProblem, workers: int) -> None:
 
 def _cost(p: ConvProblem) -> Cost:
     lanes = VECTOR_BYTES // p.itemsize
-    kind = over(p)
-    cycles = (sliding.block(p, REGISTERS, lanes) if kind == "lines" else _blocked(p, kind, REGISTERS, lanes))[1]
+    kind, kernel = over(p), p.kernel_elements * p.itemsize
+    found, cycles = sliding.block(p, REGISTERS, lanes) if kind == "lines" else _blocked(p, kind, REGISTERS, lanes)
+    # A kernel that no near cache holds is read again for every panel, or strip, where it is fetched ahead.
+    passes = {"panels": p.batch * p.positions // (found[1] * lanes), "filters": p.batch * p.positions // _NEAR // 2}
+    again = passes.get(kind, 0) * kernel if kernel > _FAR_BYTES else 0
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
@@ -317,7 +320,7 @@ def _cost(p: ConvProblem) -> Cost:
     return Cost(
         other_flops=2 * p.macs,
         loop_slots=int(2 * lanes * cycles),
-        traffic=(p.image_elements + p.output_elements + 2 * zipped) * p.itemsize,
+        traffic=(p.image_elements + p.output_elements + 2 * zipped) * p.itemsize + again,
         runs=zipped // 4,
         calls=30,
         workspace=tables + (panel + copied + p.kernel_elements) * p.itemsize,
