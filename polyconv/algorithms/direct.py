@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +21,7 @@ from ..rounding import direct
 from . import sliding, sums
 from .base import Algorithm, Cost
 from .blocking import ENDLESS, REGISTERS, SOME, TALL, VECTOR_BYTES, Block, block
-from .edges import runs
+from .edges import few, parts
 from .strips import STRIPS
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ _NEAR = 200
 _NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
 _FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold
 _CLEARLY = 0.92  # of the other's time, that the one has to promise whose rows may leave blocks half empty
-_EDGES, _REGIONS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 _MANY = 16  # filters that are worth a panel
 
 
@@ -133,9 +131,7 @@ def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
 
 def _absorbs(p: ConvProblem) -> bool:
     """Edges are convolved for themselves, with the taps that meet the image, where they are few enough."""
-    if not p.channels_last or (p.groups == p.channels == p.filters == 1) or sum(map(sum, p.padding)) > _EDGES * p.ndim:
-        return False
-    return math.prod(map(len, runs(p))) <= _REGIONS
+    return p.channels_last and not p.groups == p.channels == p.filters == 1 and few(p)
 
 
 class _Told(NamedTuple):
@@ -159,24 +155,20 @@ def _regions(
 ) -> tuple[tuple[_Region, ...], tuple[tuple[slice, ...], ...]]:
     """The regions of a problem with margins, and what of the result sees nothing but those."""
     regions, zeros = [], []
-    for some in product(*runs(p)):
-        if not all(run.taps for run in some):
-            zeros.append(tuple(slice(run.first, run.first + run.outputs) for run in some))
+    steps = [math.prod(p.kernel[axis + 1 :]) * p.channels * width for axis in range(p.ndim)]
+    for part in parts(p):
+        if part.problem is None:
+            zeros.append(part.result)
             continue
-        kernel = tuple(run.taps for run in some)
-        lengths = (
-            (run.outputs - 1) * s + (run.taps - 1) * d + 1 for run, s, d in zip(some, p.stride, p.dilation, strict=True)
+        x, y = (
+            sum(some.start * step for some, step in zip(place, strides[3:], strict=True))
+            for place, strides in ((part.image, x_strides), (part.result, y_strides))
         )
-        here = replace(p, size=tuple(lengths), kernel=kernel, padding=((0, 0),) * p.ndim)
-        x = sum(run.start * step for run, step in zip(some, x_strides[3:], strict=True))
-        y = sum(run.first * step for run, step in zip(some, y_strides[3:], strict=True))
-        steps = [math.prod(p.kernel[axis + 1 :]) * p.channels * width for axis in range(p.ndim)]
         taps = tuple(
-            tuple((run.tap + i) * step for i in range(run.taps)) for run, step in zip(some, steps, strict=True)
+            range(some.start * step, some.stop * step, step) for some, step in zip(part.kernel, steps, strict=True)
         )
-        regions.append(
-            _Region(x, y, _arguments(here, "filters", x_strides, y_strides, width, workers, xp, taps, p.taps))
-        )
+        told = _arguments(part.problem, "filters", x_strides, y_strides, width, workers, xp, taps, p.taps)
+        regions.append(_Region(x, y, told))
     return tuple(regions), tuple(zeros)
 
 

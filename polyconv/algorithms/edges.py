@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 from ..problem import ConvProblem
 
-__all__ = ["Run", "runs"]
+__all__ = ["Part", "Run", "few", "parts", "runs"]
+
+_ZEROS, _PARTS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 
 
 class Run(NamedTuple):
@@ -39,3 +44,37 @@ def runs(p: ConvProblem) -> tuple[tuple[Run, ...], ...]:
     """The runs of every spatial axis; one for each that has no margin."""
     lows = [low for low, _ in p.padding]
     return tuple(map(_runs, p.output_size, p.kernel, p.stride, p.dilation, lows, p.size))
+
+
+def few(p: ConvProblem) -> bool:
+    """Whether there are so few parts of the result that each is worth convolving for itself."""
+    return sum(map(sum, p.padding)) <= _ZEROS * p.ndim and math.prod(map(len, runs(p))) <= _PARTS
+
+
+class Part(NamedTuple):
+    """Outputs that see the same taps along every axis: what of image, kernel and result they are about.
+
+    ``problem`` is the one that they pose, which has no margins; None where they see nothing but zeros.
+    """
+
+    image: tuple[slice, ...]
+    kernel: tuple[slice, ...]
+    result: tuple[slice, ...]
+    problem: ConvProblem | None
+
+
+@lru_cache(maxsize=64)
+def parts(p: ConvProblem) -> tuple[Part, ...]:
+    """All parts of the result of a problem with margins."""
+    found = []
+    for some in product(*runs(p)):
+        lengths = tuple(
+            (run.outputs - 1) * s + (run.taps - 1) * d + 1 for run, s, d in zip(some, p.stride, p.dilation, strict=True)
+        )
+        image = tuple(slice(run.start, run.start + length) for run, length in zip(some, lengths, strict=True))
+        kernel = tuple(slice(run.tap, run.tap + run.taps) for run in some)
+        result = tuple(slice(run.first, run.first + run.outputs) for run in some)
+        taps = tuple(run.taps for run in some)
+        problem = replace(p, size=lengths, kernel=taps, padding=((0, 0),) * p.ndim) if all(taps) else None
+        found.append(Part(image, kernel, result, problem))
+    return tuple(found)

@@ -20,6 +20,7 @@ from ..arrays import Array, contiguous, device, new, sum_of_products, windows
 from ..problem import ConvProblem
 from ..rounding import direct
 from .base import Algorithm, Cost, never
+from .edges import few, parts
 from .pointwise import contract, contract_copies, stretch
 
 if TYPE_CHECKING:
@@ -64,10 +65,15 @@ def _in_one_pass(x: Array, w: Array, problem: ConvProblem, xp: ModuleType) -> Ar
 def _write_in_one_pass(x: Array, w: Array, problem: ConvProblem, xp: ModuleType, y: Array) -> None:
     n = problem.ndim
     taps, out = ascii_uppercase[:n], ascii_lowercase[:n]
-    view = xp.permute_dims(windows(x, problem, xp)[:, :, 0, ...], (0, *range(2, 2 + 2 * n), 1))
-    kernel = xp.permute_dims(w[:, :, 0, ...], (*range(2, 2 + n), 0, 1))
-    y = xp.permute_dims(y, problem.memory_order)
-    sum_of_products(f"x{taps}{out}y,{taps}yz->x{out}yz", view, kernel, y)
+    for part in parts(problem):
+        place = y[(..., *part.result)]
+        if part.problem is None:
+            place[...] = 0
+            continue
+        seen = windows(x[(..., *part.image)], part.problem, xp)[:, :, 0, ...]
+        view = xp.permute_dims(seen, (0, *range(2, 2 + 2 * n), 1))
+        kernel = xp.permute_dims(w[:, :, 0, ...][(..., *part.kernel)], (*range(2, 2 + n), 0, 1))
+        sum_of_products(f"x{taps}{out}y,{taps}yz->x{out}yz", view, kernel, xp.permute_dims(place, problem.memory_order))
 
 
 def _taps_first(w: Array, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -158,5 +164,6 @@ _ONE_PASS = Algorithm(
     prepare_cost=_taps_first_cost,
     detail="one pass",
     write=_write_in_one_pass,
+    absorbs=few,
 )
 DEPTHWISE = replace(_BY_TAPS, variants=lambda problem, target: (_BY_TAPS, _ONE_PASS))
