@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -98,6 +97,18 @@ def blas_in_one_thread() -> Iterator[None]:
         yield
 
 
+_resting: ModuleType | None = None  # where threads rest awake, once one has; without numba, none does
+
+
+def _at_rest() -> ModuleType:
+    """Where threads rest awake. It is to be had when it is imported, and not a moment before, while another does so."""
+    global _resting
+    from .compiled import team
+
+    _resting = team
+    return team
+
+
 class _Team:
     """Threads that wait for work. There are as many as one call has wanted; where all are busy, callers work alone."""
 
@@ -122,17 +133,14 @@ class _Team:
     def _serve(self) -> None:
         while True:
             job = self._jobs.get()
-            before = _at_rest()
-            posted = before.known()[0] if before else 0
+            posted, _ = _resting.known() if _resting else (0, 0)
             if job():
-                from .compiled import team
-
+                team = _at_rest()
                 team.rest(posted, team.TURNS)
 
     def wait(self, over: Callable[[], bool]) -> None:
         """Wait awake until threads have ended what is to be ``over``, or so long that the caller may as well sleep."""
-        from .compiled import team
-
+        team = _at_rest()
         _, ended = team.known()
         while not over() and team.awaited(ended):
             _, ended = team.known()
@@ -141,18 +149,12 @@ class _Team:
 _team = _Team()
 
 
-def _at_rest() -> ModuleType | None:
-    """Where threads rest awake, if any ever did: without numba, none does."""
-    return sys.modules.get("polyconv.compiled.team")
-
-
 def rouse(workers: int) -> int:
     """Wake helpers for loops that ``workers`` threads are to share, the caller's among them, and say how many can.
 
     No more can than have a processor each. Who rests awake need not be woken.
     """
-    from .compiled import team
-
+    team = _at_rest()
     members = min(workers, threads())
     if (asleep := members - 1 - team.awake()) > 0:
         _team.grow(members - 1)
@@ -164,8 +166,8 @@ def _after_fork() -> None:
     """A child has none of its parent's threads, nor their work."""
     global _one_thread, _team
     _team = _Team()
-    if (team := _at_rest()) is not None:
-        team.clear()
+    if _resting is not None:
+        _resting.clear()
     _one_thread.release()
     _one_thread = _OneThread()
 
@@ -214,8 +216,8 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
 
     with blas_in_one_thread() if blas else contextlib.nullcontext():
         _team.grow(helpers)
-        if (team := _at_rest()) is not None:
-            team.post()  # first, so that who takes the job knows of it
+        if _resting is not None:
+            _resting.post()  # first, so that who takes the job knows of it
         _team.post(help_out, helpers)
         try:
             work()
