@@ -130,9 +130,9 @@ max_workspace
     The most bytes that the call may hold beside its inputs and its result. Larger problems are cut into tiles where
     the library's arrays can be written to (NumPy, CuPy); where nothing fits, a ValueError says what was needed.
 workers
-    How many threads may convolve tiles of a NumPy array, by default as many as there are processors. With 1,
-    polyconv starts none, and what there is of parallelism is the BLAS's own. For Dask arrays it counts for every task,
-    where the default is 1, and then BLAS has one thread as well.
+    How many threads may convolve a NumPy array, by tiles or by sharing loops, by default as many as there are
+    processors. With 1, polyconv starts none, and what there is of parallelism is the BLAS's own. For Dask arrays it
+    counts for every task, where the default is 1, and then BLAS has one thread as well.
 """
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -495,13 +495,6 @@ def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[i
     return x, steps(x)
 
 
-def lies_plainly(x: np.ndarray) -> bool:
-    """Whether compiled loops take a NumPy array ``(N, G, C, *size)`` as it is, see :func:`memory`."""
-    strides, item = x.strides, x.itemsize
-    inner = strides[-1] == item or strides[1] == item or strides[2] == item
-    return inner and x.flags.aligned and min(strides) >= 0
-
-
 def at_home(function: _F) -> _F:
     """``function``, called where the library of its first argument wants arrays to be worked with."""
 

@@ -80,7 +80,7 @@ class BlockConvolution:
     def __init__(self, name: str, terms: Terms, w: Array, bias: Array | None) -> None:
         self.name, self.terms, self.w, self.bias = name, terms, w, bias
         self._lock = threading.Lock()
-        self._prepared: tuple[Any, Array | None] | None = None
+        self._prepared: dict[object, tuple[Any, Array | None]] = {}  # by the form in which roads want it
         self._roads: dict[Any, Road] = {}
 
     def __reduce__(self) -> Any:
@@ -109,11 +109,13 @@ class BlockConvolution:
                 key = (spec.shape, spec.dtype, margins)
                 if key not in self._roads:
                     self._roads[key] = self._road(self._call(*key))
-                if self._prepared is None:
+                one = self._roads[key]
+                if one.form not in self._prepared:
                     largest = self._road(self._call(terms.shape, spec.dtype, terms.problem.padding))
-                    self._prepared = largest.prepare(self.w, self.bias)
+                    prepares = largest if largest.form == one.form else one
+                    self._prepared[one.form] = prepares.prepare(self.w, self.bias)
                     spec.library.wait(x)  # other threads may work in streams of their own
-            return self._roads[key](x, *self._prepared)
+            return one(x, *self._prepared[one.form])
 
 
 _convolutions: WeakValueDictionary[str, BlockConvolution] = WeakValueDictionary()

@@ -37,7 +37,8 @@ class Road:
     ``image`` leads from the caller's image to ``(N, G, C, *size)``, ``kernel`` from the caller's kernel to
     ``(G, K, C, *kernel)`` and what the algorithm prepares of it, ``bias`` to ``(G, K, 1, ...)``, and ``result`` from
     what the three make, ``(N, G, K, *output size)``, back to the caller. They are gone ``within`` a context where the
-    library has one, and what the road ``wants`` is told to who finds no memory for it.
+    library has one, and what the road ``wants`` is told to who finds no memory for it. Roads of one algorithm take
+    each other's prepared kernels where they have the same ``form``.
     """
 
     image: tuple[Step, ...]
@@ -46,6 +47,7 @@ class Road:
     convolve: Callable[[Array, Any, Array | None], Array]
     result: tuple[Step, ...]
     copy: Step
+    form: object
     within: Callable[[], AbstractContextManager[object]] | None = None
     wants: str = ""
 
@@ -170,6 +172,7 @@ def road(call: Call, algorithm: Algorithm, tile: Tile, workers: int, workspace: 
             contiguous,
         ),
         copy=lambda a: xp.astype(a, a.dtype, copy=True),
+        form=(cut, tile.groups),
         within=None if call.x.library.within is None else partial(call.x.library.within, call.x.device),
         wants=f"{algorithm.name} wants {workspace} bytes beside image and result; max_workspace= asks for less",
     )

@@ -22,7 +22,7 @@ from .execution import Road, road, road_workspace
 from .prepared import Prepared
 from .problem import ConvProblem
 from .target import Target
-from .tiling import Tile, count, cut, part, shares, whole
+from .tiling import Tile, count, cut, part, units, whole
 
 __all__ = ["Candidate", "Plan", "Way", "candidates", "kernel_gradient", "make_plan"]
 
@@ -46,7 +46,7 @@ class Candidate:
     tile
         How many images, how many rows and how many groups it takes at a time.
     workers
-        On how many threads tiles are run.
+        On how many threads tiles are run, or the loops of the one tile that is everything are shared.
     reason
         Why it cannot run the problem or may not under the caller's demands; None where it can.
     measured
@@ -234,7 +234,8 @@ class _Costs:
     def __init__(self, algorithm: Algorithm, call: Call, target: Target) -> None:
         self.algorithm, self.call, self.target = algorithm, call, target
         self.pads = algorithm.pads(call.problem)
-        self.shares = shares(algorithm, call.problem, call.dtypes) and call.x.dtype == call.dtypes.total
+        as_it_is = call.x.dtype == call.dtypes.total
+        self.units = units(algorithm, call.problem.local, call.dtypes, target.workers) if as_it_is else 0
         self.problem = call.problem if self.pads else call.problem.padded
         make = algorithm.prepare_cost
         self.once = Cost(traffic=0, runs=0, calls=0, workspace=0) if make is None else make(self.problem.padded)
@@ -288,15 +289,17 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
             most = min(workers * wanted, comfortable, limit)
             few = problem.batch < workers * turns and problem.groups > 1
             ways += [(cut(problem, held, most, grain, by_groups), workers) for by_groups in {False, few}]
-    if (
-        costs.shares
-        and target.workers > 1
-        and target.workers * costs.of(all_of_it).workspace <= min(comfortable, limit)
-    ):
+    held_by_all = _shared(costs.of(all_of_it), target.workers)
+    if costs.units > 1 and target.workers > 1 and held_by_all <= min(comfortable, limit):
         ways.append((all_of_it, target.workers))
     if costs.of(all_of_it).workspace + costs.beside(all_of_it) - costs.once.kept > comfortable and len({*ways}) > 1:
         del ways[0]  # however quick it would be
     return dict.fromkeys(ways)
+
+
+def _shared(cost: Cost, workers: int) -> int:
+    """Bytes that an algorithm holds whose loops so many threads share."""
+    return cost.workspace + (workers - 1) * cost.each
 
 
 def _limit(demands: Demands) -> float:
@@ -313,12 +316,13 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
         python = (tiles - turns) * cost.calls * (target.call_seconds + pool.SECONDS_ASLEEP)
         waiting = pool.SECONDS_AWAKE if cost.loop_slots else pool.SECONDS + python
     working = turns * target.seconds(cost, problem.dtype, alone)
-    shared = costs.shares and not alone and tiles == 1
-    if shared:
-        waiting, working = pool.SECONDS_SHARED, working / workers
+    at_once = min(workers, tiles) * cost.workspace
+    if not alone and tiles == 1 and costs.units > 1:  # shared by as many as have a processor
+        members = min(workers, target.cores, costs.units)
+        waiting, working = pool.SECONDS_SHARED, working * -(-costs.units // members) / costs.units
+        at_once = _shared(cost, workers)
     ahead = 0.0 if demands.prepared else target.seconds(once, problem.dtype, alone=True)
-    at_once = workers if shared else min(workers, tiles)
-    workspace = costs.beside(tile) + max(at_once * cost.workspace, once.workspace - once.kept)
+    workspace = costs.beside(tile) + max(at_once, once.workspace - once.kept)
     return Candidate(
         costs.algorithm,
         ahead + working + waiting,

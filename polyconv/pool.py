@@ -130,6 +130,10 @@ class _Team:
         for _ in range(helpers):
             self._jobs.put(job)
 
+    def idle(self) -> bool:
+        """Whether no job waits for a thread."""
+        return self._jobs.empty()
+
     def _serve(self) -> None:
         while True:
             job = self._jobs.get()
@@ -156,7 +160,7 @@ def rouse(workers: int) -> int:
     """
     team = _at_rest()
     members = min(workers, threads())
-    if (asleep := members - 1 - team.awake()) > 0:
+    if (asleep := members - 1 - team.awake()) > 0 and _team.idle():
         _team.grow(members - 1)
         _team.post(lambda: True, asleep)
     return members
@@ -216,7 +220,7 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
 
     with blas_in_one_thread() if blas else contextlib.nullcontext():
         _team.grow(helpers)
-        if _resting is not None:
+        if helpers and _resting is not None:
             _resting.post()  # first, so that who takes the job knows of it
         _team.post(help_out, helpers)
         try:

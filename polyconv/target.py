@@ -122,8 +122,8 @@ class Target:
     ``gpu`` is what the device says of itself, where the library can ask it. ``uncompiled`` says why numba's loops
     cannot run there, if they cannot, and ``cuda`` why CUDA's kernels cannot. ``one_pass`` says whether the library sums
     products without storing any, ``tiled`` whether its arrays can be filled tile by tile, ``fft`` whether it has
-    Fourier transforms, and ``workers`` how many threads tiles
-    may be run on; ``cores`` is how many the library uses by itself.
+    Fourier transforms, and ``workers`` how many threads tiles may be run on, or loops be shared by; ``cores`` is how
+    many the library uses by itself.
     """
 
     library: str

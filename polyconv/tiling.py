@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from .algorithms import Algorithm
 from .algorithms.direct import add
-from .arrays import Array, lies_plainly, new
+from .arrays import Array, new
 from .dtypes import Dtypes
 from .padding import pad
 from .pool import rouse, run_all
 from .problem import ConvProblem
 
-__all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "shares", "whole"]
+__all__ = ["Tile", "Tiles", "count", "cut", "multiplies", "part", "units", "whole"]
 
 
 _SIDE_BY_SIDE = 16  # groups that stay together: vectors hold so many, and a line of the cache
@@ -131,11 +131,12 @@ def multiplies(algorithm: Algorithm, p: ConvProblem) -> bool:
     return algorithm.cost(p).matmul_macs > 0
 
 
-def shares(algorithm: Algorithm, p: ConvProblem, dtypes: Dtypes) -> bool:
-    """Whether threads can share an algorithm's loops over an image of the dtype of its sums, as it is."""
-    if algorithm.write is None or algorithm.shares is None or not algorithm.shares(p):
-        return False
-    return dtypes.total == dtypes.result and (algorithm.pads(p) or not any(map(any, p.padding)))
+def units(algorithm: Algorithm, p: ConvProblem, dtypes: Dtypes, workers: int) -> int:
+    """How many units threads can share of an algorithm's loops over an image of the dtype of its sums, as it is."""
+    as_it_is = algorithm.pads(p) or not any(map(any, p.padding))
+    if algorithm.write is None or algorithm.shares is None or dtypes.total != dtypes.result or not as_it_is:
+        return 0
+    return algorithm.shares(p, workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class Tiles:
     Zeros that ``problem`` wants around the image are added to each tile, the ``bias``, ``(G, K, 1, ...)``, to its
     result, and it is cast there to the dtype of the sums and back, as far as the algorithm does not do so by itself:
     nothing as large as the image is made but what comes back. With several ``workers``, tiles are run on as many
-    threads.
+    threads, which share the loops of the one tile that is everything.
     """
 
     algorithm: Algorithm
@@ -168,7 +169,7 @@ class Tiles:
     def _shared(self) -> bool:
         """Whether threads share the algorithm's loops over the whole image, and not tiles."""
         all_of_it = self.tile == whole(self.problem)
-        return self.workers > 1 and all_of_it and shares(self.algorithm, self.problem, self.dtypes)
+        return self.workers > 1 and all_of_it and units(self.algorithm, self.problem, self.dtypes, self.workers) > 1
 
     @cached_property
     def _in_threads(self) -> Callable[[Iterable[Callable[[], object]]], None]:
@@ -190,7 +191,7 @@ class Tiles:
         """Convolve an image."""
         p = self.problem
         y = new(self.xp.empty, p.result_shape, p.memory_order, self.dtypes.result, self.device, self.xp)
-        if self._shared and x.dtype == self.dtypes.total and lies_plainly(x):
+        if self._shared and x.dtype == self.dtypes.total:
             assert self.algorithm.write is not None
             members = rouse(self.workers)
             self.algorithm.write(x, kernel[0], p, self.xp, y, members)

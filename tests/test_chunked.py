@@ -587,3 +587,14 @@ def test_describing_a_dask_array_needs_no_dask_of_polyconvs() -> None:
         assert "dask" not in sys.modules
     """)
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("algorithm", ["im2col", "direct"])
+def test_blocks_that_are_cut_into_tiles_and_blocks_that_are_not(algorithm: str) -> None:
+    """Each takes the kernel as its own road wants it."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((9, 64, 64, 16)), rng.standard_normal((3, 3, 16, 8))
+    chunks = da.from_array(x, chunks=((8, 1), 64, (60, 4), 16))
+    y = pc.conv(chunks, w, layout="NHWC", padding=1, workers=2, algorithm=algorithm)
+    expected = pc.conv(x, w, layout="NHWC", padding=1, algorithm="im2col")
+    np.testing.assert_allclose(y.compute(), expected, rtol=0, atol=1e-11)

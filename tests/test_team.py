@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ pytest.importorskip("numba")
 from numba import njit
 
 import polyconv as pc
-from polyconv import pool
-from polyconv.compiled import team
+from polyconv import pool, tiling
+from polyconv.compiled import blocks, loops, spectra, team
 from polyconv.execution import road
 from polyconv.tiling import whole
 
@@ -123,6 +125,7 @@ def test_many_callers_at_once() -> None:
     assert not failed
 
 
+FUSED = {"winograd": pc.Winograd(3, fused=True), "fft": pc.FFT(fused=True)}
 WAYS = {
     "direct, positions": ("direct", "NCHW"),
     "direct, lines": ("direct", "NHWC"),
@@ -157,7 +160,7 @@ def test_convolution_is_shared(way: str, monkeypatch: pytest.MonkeyPatch) -> Non
         np.testing.assert_array_equal(other, found[0])
 
 
-@pytest.mark.parametrize("why", ["half", "copied", "backwards"])
+@pytest.mark.parametrize("why", ["half", "copied"])
 def test_what_is_not_convolved_as_it_is_goes_tile_by_tile(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles are cast while they are in cache, and what must be copied first is copied in tiles."""
     monkeypatch.setattr("polyconv.tiling.rouse", pytest.fail)
@@ -166,11 +169,53 @@ def test_what_is_not_convolved_as_it_is_goes_tile_by_tile(why: str, monkeypatch:
     layout = "NHWC"
     if why == "half":
         x, w = x.astype("float16"), w.astype("float16")
-    if why == "backwards":
-        x = x[:, ::-1]
     if why == "copied":
         x, w, layout = x.transpose(0, 3, 1, 2).copy(), w.transpose(3, 2, 0, 1).copy(), "NCHW"
     plan = pc.plan(x, w, algorithm="direct", stride=2, layout=layout)
     one = road(plan.call, plan.chosen.algorithm, whole(plan.call.problem), 2)
     y = one(x, *one.prepare(w, None))
     np.testing.assert_allclose(y, pc.conv(x, w, stride=2, layout=layout, algorithm="im2col"), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "keywords"),
+    [
+        ((1, 14, 14, 256), (1, 1, 256, 64), {"layout": "NHWC"}),
+        ((1, 28, 28, 64), (1, 1, 64, 64), {"layout": "NHWC", "stride": 2}),
+        ((1, 56, 56, 24), (3, 3, 24, 40), {"layout": "NHWC", "padding": 1}),
+        ((1, 3, 300), (5, 3, 7), {}),
+        ((1, 6, 3000), (6, 1, 7), {"groups": 6}),
+        ((1, 1, 90, 100), (1, 1, 5, 5), {}),
+        ((2, 30, 31, 7), (3, 3, 7, 9), {"layout": "NHWC", "dilation": 2}),
+        ((2, 9, 12, 14, 3), (2, 3, 3, 3, 9), {"layout": "NDHWC", "padding": 1}),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["direct", "winograd", "fft"])
+def test_planning_knows_how_many_units_a_loop_has(
+    x: tuple[int, ...], w: tuple[int, ...], keywords: dict[str, Any], algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the largest of its loops is run with, or some more where its edges are loops of their own."""
+    rng = np.random.default_rng(0)
+    image, kernel = rng.standard_normal(x).astype("float32"), rng.standard_normal(w).astype("float32")
+    try:
+        plan = pc.plan(image, kernel, algorithm=FUSED.get(algorithm, algorithm), **keywords)
+    except ValueError:
+        pytest.skip("not for this algorithm")
+    chosen, p = plan.chosen.algorithm, plan.call.problem
+    said = tiling.units(chosen, p, plan.call.dtypes, 3)
+    if said < 2:
+        pytest.skip("nothing to share")
+    ran: list[int] = []
+
+    def counted(loop: Callable[..., None], workers: int, units: int, *args: Any) -> None:
+        ran.append(units)
+        loop(workers, units, *args)
+
+    over = [(loops, f"over_{kind}") for kind in ("filters", "lines", "panels", "positions")]
+    for module, name in (*over, (blocks, "winograd"), (spectra, "convolve")):
+        monkeypatch.setattr(module, name, partial(counted, getattr(module, name)))
+    one = road(plan.call, chosen, whole(p), 3)
+    y = one(image, *one.prepare(kernel, None))
+    assert max(ran) <= said <= sum(ran)
+    expected = pc.conv(image, kernel, algorithm="im2col", **keywords)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4 * np.abs(expected).max())

@@ -39,6 +39,8 @@ class Cost:
         Array operations (or Python-level element operations), each of which costs its library's overhead.
     workspace
         Peak bytes held at once beside the inputs and the result.
+    each
+        Bytes of those that every thread needs for itself where threads share loops.
     kept
         Bytes of those that stay when it is done: what a prepared kernel holds.
     error
@@ -57,6 +59,7 @@ class Cost:
     loop_slots: int = 0
     fft_flops: int = 0
     other_flops: int = 0
+    each: int = 0
     kept: int = 0
     error: float = 0.0
     spreads: bool = False
@@ -84,8 +87,8 @@ class Algorithm:
     write
         ``write(x, kernel, problem, xp, y)``: the same, into a ``y`` that is there; None where results come out new.
     shares
-        ``shares(problem) -> bool``: whether threads can share the loops of ``write``, which then takes their number,
-        ``write(..., y, workers)``, and no memory that grows with the image. None for never.
+        ``shares(problem, workers) -> units``: how many units the loops of ``write`` have, of which so many threads can
+        draw parts; it then takes their number, ``write(..., y, workers)``. Zero where there are none, None for never.
     stores
         Whether it stores something on its way that had better stay in cache, though it has a ``write``: it is then cut
         into tiles that do, and writes where each of them belongs.
@@ -131,7 +134,7 @@ class Algorithm:
     prepare_cost: Callable[[ConvProblem], Cost] | None = None
     detail: str = ""
     write: Callable[..., None] | None = None
-    shares: Callable[[ConvProblem], bool] | None = None
+    shares: Callable[[ConvProblem, int], int] | None = None
     stores: bool = False
     absorbs: Callable[[ConvProblem], bool] | None = None
     casts: Callable[[str], bool] | None = None

@@ -134,6 +134,32 @@ def _absorbs(p: ConvProblem) -> bool:
     return p.channels_last and not p.groups == p.channels == p.filters == 1 and few(p)
 
 
+def _evenly(number: int, most: int, workers: int) -> int:
+    """How many at a time, and no more than ``most``, so that all workers have alike."""
+    turns = -(-number // most)
+    return -(-number // min(-(-turns // workers) * workers, number))
+
+
+def _strip(p: ConvProblem, workers: int) -> tuple[int, int]:
+    """How many images, or how many rows of one, are taken at a time where vectors hold filters."""
+    first = p.output_size[0]
+    if p.positions <= _NEAR and p.batch >= workers:
+        return _evenly(p.batch, max(1, _NEAR // p.positions), workers), first
+    return 1, _evenly(first, max(1, _NEAR * first // p.positions), workers)
+
+
+def _units(p: ConvProblem, kind: str, width: int, workers: int) -> int:
+    """How many units the loops have, see :mod:`polyconv.compiled.loops`; vectors of positions have ``width`` in all."""
+    if kind == "filters":
+        images, rows = _strip(p, workers)
+        strips = -(-p.batch // images) * -(-p.output_size[0] // rows)
+    elif kind == "positions":
+        strips = p.batch * p.positions // p.output_size[-1]
+    else:
+        strips = p.batch * -(-p.positions // width)
+    return strips * p.groups
+
+
 class _Told(NamedTuple):
     """What the loops over a problem without margins are told beside the arrays, and how many units they have."""
 
@@ -200,35 +226,25 @@ def _arguments(
     def table(*axes: Sequence[int]) -> Array:
         return offsets(axes, xp)
 
+    units = _units(p, kind, width, workers)
     if kind == "filters":
-        row = p.positions // first
-        if p.positions <= _NEAR:  # a strip is some images, else some rows of one
-            some = _evenly(p.batch, max(1, _NEAR // p.positions), workers)
-            x_starts, y_starts = table(every(some, x_image), *x_steps), table(every(some, y_image), *y_steps)
-            strips = (1, 0, 0, p.batch * p.positions, some * x_image, some * y_image)
+        images, rows = _strip(p, workers)
+        if images > 1 or rows == first:
+            x_starts, y_starts = table(every(images, x_image), *x_steps), table(every(images, y_image), *y_steps)
+            strips = (0, 0, p.batch * p.positions, images * x_image, images * y_image)
         else:
-            some = _evenly(first, max(1, _NEAR // row), workers)
-            x_starts, y_starts = table(x_steps[0][:some], *x_steps[1:]), table(y_steps[0][:some], *y_steps[1:])
-            strips = (p.batch, x_image, y_image, p.positions, some * p.stride[0] * x_space[0], some * y_space[0])
+            x_starts, y_starts = table(x_steps[0][:rows], *x_steps[1:]), table(y_steps[0][:rows], *y_steps[1:])
+            strips = (x_image, y_image, p.positions, rows * p.stride[0] * x_space[0], rows * y_space[0])
         x_taps, panel = table(*taps, every(p.channels, x_channel)), all_taps * p.channels * width
         from_w = table(*w_taps, every(p.channels, width))
-        units = strips[0] * -(-strips[3] // x_starts.shape[0]) * p.groups
         return _Told(
             units, (depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups)
         )
     x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.groups)
     x_taps, y_filters = table(every(p.channels, x_channel), *taps), table(every(p.filters, y_filter))
     if kind == "positions":
-        units = p.batch * x_rows.shape[0] * p.groups
         return _Told(units, (depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group, *lengths))
-    units = p.batch * -(-p.positions // width) * p.groups
     return _Told(units, (depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group, *lengths))
-
-
-def _evenly(number: int, most: int, workers: int) -> int:
-    """How many at a time, and no more than ``most``, so that all workers have alike."""
-    turns = -(-number // most)
-    return -(-number // min(-(-turns // workers) * workers, number))
 
 
 def _unzips(p: ConvProblem) -> bool:
@@ -236,9 +252,14 @@ def _unzips(p: ConvProblem) -> bool:
     return p.stride[-1] > 1 and (sliding.holds(p) == "positions" or not p.channels_last)
 
 
-def _shares(p: ConvProblem) -> bool:
-    """Where nothing is copied first."""
-    return not _unzips(p)
+def _shares(p: ConvProblem, workers: int) -> int:
+    """The units of all loops, where nothing is copied first."""
+    if _unzips(p):
+        return 0
+    kind, lanes = over(p), VECTOR_BYTES // p.itemsize
+    if kind == "lines":
+        return sliding.units(p, REGISTERS, lanes)
+    return _units(p, kind, _blocked(p, kind, REGISTERS, lanes)[0].vectors * lanes, workers)
 
 
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1) -> None:
@@ -263,11 +284,12 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
     if kind == "filters":
         regions, zeros = _regions(p, x_strides, y_strides, width, workers, xp)
         # Worth fetching ahead: pixels of which nobody has seen any before, and a kernel that is long out of the caches.
-        x_ahead = (rows,) if p.taps == math.prod(p.stride) == p.groups and p.channels <= 2 * DEPTH else ()
+        x_ahead = (rows,) if p.taps == math.prod(p.stride) == p.groups == 1 and p.channels <= 2 * DEPTH else ()
         for x_first, y_first, (units, arguments) in regions:
             places = at + x_first * p.itemsize, from_w, to + y_first * p.itemsize
-            w_ahead = (-(-width // -(-arguments[1].shape[0] // rows)),) if kernel.w.nbytes > _FAR_BYTES else ()
-            loop(workers, units, *code, x_ahead, w_ahead, *places, *arguments)
+            w_move = -(-width // -(-arguments[1].shape[0] // rows))  # a block's share of what the kernel has for a tap
+            w_ahead = (w_move,) if kernel.w.nbytes > _FAR_BYTES else ()
+            loop(workers, units, *code, x_ahead, w_ahead, w_move, *places, *arguments)
         for outputs in zeros:
             y[(..., *outputs)] = 0
     else:
@@ -316,6 +338,7 @@ def _cost(p: ConvProblem) -> Cost:
         runs=zipped // 4,
         calls=30,
         workspace=tables + (panel + copied + p.kernel_elements) * p.itemsize,
+        each=panel * p.itemsize,
         error=direct(p),
     )
 

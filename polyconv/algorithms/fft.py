@@ -266,8 +266,8 @@ def _fused_write(
     spectra.write(x, kernel, problem, _fused_block(block, problem), xp, y, workers)
 
 
-def _fused_shares(block: tuple[int, ...] | None, problem: ConvProblem) -> bool:
-    return spectra.straight(problem, _fused_block(block, problem))
+def _fused_shares(block: tuple[int, ...] | None, problem: ConvProblem, workers: int) -> int:
+    return spectra.units(problem, _fused_block(block, problem))
 
 
 def _fused_run(block: tuple[int, ...] | None, x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array:

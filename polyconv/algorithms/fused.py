@@ -20,7 +20,7 @@ from .base import Cost
 from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, Block, block
 from .direct import DEPTH
 
-__all__ = ["Panels", "cost", "kept", "prepare", "write"]
+__all__ = ["Panels", "cost", "kept", "prepare", "units", "write"]
 
 _LINE = 30  # cycles
 _NEAR_BYTES = 2**20  # what a near cache keeps of a batch of blocks
@@ -173,6 +173,19 @@ def together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int:
     return min(-(-some // rows) * rows if most >= rows else some, blocks, _MANY)
 
 
+def _turns(p: ConvProblem, m: tuple[int, ...], workers: int) -> tuple[int, int]:
+    """How many blocks of all images are convolved together, and how often."""
+    axes = axes_of(p, m)
+    blocks = p.batch * math.prod(len(axis.starts) for axis in axes)
+    number = together(p, math.prod(axis.inputs for axis in axes), blocks, workers)
+    return number, -(-blocks // number)
+
+
+def units(p: ConvProblem, m: tuple[int, ...], workers: int) -> int:
+    """How many units the loops have; none where channels are copied first, to be innermost."""
+    return _turns(p, m, workers)[1] * p.groups if p.channels_last else 0
+
+
 class _Tables(NamedTuple):
     """Everything that the loops are told beside the arrays, see :func:`polyconv.compiled.blocks.winograd`."""
 
@@ -242,8 +255,7 @@ def interleave(x: Array, y: Array) -> None:
 
     source, x_strides = memory(x)
     target, y_strides = memory(y)
-    rows = math.prod(x.shape[:2] + x.shape[3:-1])
-    loops.interleave(1, rows, x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
+    loops.interleave(x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
 
 
 def write(
@@ -261,8 +273,7 @@ def write(
     result, y_strides = memory(made)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     points = math.prod(inputs)
-    blocks_in_all = p.batch * math.prod(len(axis.starts) for axis in axes)
-    number = together(p, points, blocks_in_all, workers)
+    number, turns = _turns(p, m, workers)
     (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
     filters = -(-p.filters // kernel.width) * kernel.width
     t = _tables(p, m, x_strides, y_strides, number, lanes, filters, xp)
@@ -272,7 +283,7 @@ def write(
     scratch[:, 2 * points * lanes :] = 0
     rooms = image, products, scratch
     blocks.winograd(
-        workers, -(-blocks_in_all // number) * p.groups,
+        workers, turns * p.groups,
         kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes // vector),
         (0,) * rows, (0,) * vectors, _depth(p.channels, vector), lanes, number,
         p.batch, address(pixels), t.x_blocks, *x_strides[:2], t.x_pixels, t.pixels, t.x_inside,
@@ -327,13 +338,14 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     batch = points * some * (p.channels + p.filters) * p.itemsize
     through = int(2 * multiplied * (p.channels + p.filters) * max(0.0, 1 - _NEAR_BYTES / batch))
     through += kernel * -(-number // some) // _HIDDEN
+    own = (points * some * (p.channels + _filled(p, vectors)) + 14 * p.channels) * p.itemsize
+    own += (2 * points + 1) * wide * VECTOR_BYTES
     return Cost(
         loop_slots=int(2 * lanes * cycles),
         other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
         traffic=(p.image_elements + p.output_elements + through + 2 * turned) * p.itemsize,
         runs=turned // 4,
         calls=30,
-        workspace=(points * some * (p.channels + _filled(p, vectors)) + 14 * p.channels + turned) * p.itemsize
-        + (2 * points + 1) * wide * VECTOR_BYTES
-        + 8 * (number // p.batch) * (2 + 3 * p.ndim),
+        each=own,
+        workspace=own + turned * p.itemsize + 8 * (number // p.batch) * (2 + 3 * p.ndim),
     )

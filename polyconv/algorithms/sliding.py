@@ -23,11 +23,12 @@ from ..problem import ConvProblem
 from .blocking import TALL
 from .edges import Run, runs
 
-__all__ = ["block", "columns", "holds", "write"]
+__all__ = ["block", "columns", "holds", "units", "write"]
 
 _SEVERAL = 8  # taps at a time, at most
 _STEP = 4  # taps that windows may lie apart whose pixels are worth sharing
 _LINES = 128  # vectors of channels, times lines of taps, that a near cache keeps until the next outputs see them again
+_FAR = 64  # vectors of positions that are taken through an image at a time
 _PIECES = 64  # of a run, at most
 _TALLEST = 24  # outputs that are held at a time and see numbers, which need no register each for their address
 
@@ -118,12 +119,6 @@ class _Tables(NamedTuple):
     images: tuple[int, int]
     planes: tuple[int, int, int, int]
 
-    @property
-    def units(self) -> int:
-        """Runs of an image."""
-        stretches = -(-self.panels.shape[0] // self.stretch)
-        return int(self.planes[0] * stretches * self.outer.shape[0] * self.along.shape[0])
-
 
 def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int]]:
     """Where every vector of a place lies in image, result and kernel, and how many lanes it has."""
@@ -145,9 +140,22 @@ def _pieces(outputs: int, rows: int) -> Iterator[tuple[int, int]]:
     return pairwise(outputs * i // number for i in range(number + 1))
 
 
-def _stretch(p: ConvProblem, panels: int) -> int:
+def _stretch(p: ConvProblem) -> int:
     """Vectors of a place that are taken through an image at a time."""
-    return panels if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
+    return _FAR if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
+
+
+def units(p: ConvProblem, registers: int, lanes: int) -> int:
+    """How many units the loops have: runs of outputs at all places, in all images."""
+    axis, kind, places = _along(p), holds(p), p.output_size
+    rows = block(p, registers, lanes)[0].rows
+    pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in runs(p)[axis]) if axis >= 0 else 1
+    if kind == "positions":
+        places = places[:-1]
+    others = math.prod(places) // places[axis] if axis >= 0 else 1
+    panels = {"channels": -(-p.groups // lanes), "filters": p.groups * -(-p.filters // lanes)}
+    vectors = panels.get(kind, -(-p.output_size[-1] // lanes))
+    return p.batch * (p.groups if kind == "positions" else 1) * others * -(-vectors // _stretch(p)) * pieces
 
 
 @lru_cache(maxsize=64)
@@ -205,7 +213,7 @@ def _tables(
         xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
         xp.asarray(along, dtype=xp.int64),
         xp.asarray(panels, dtype=xp.int64),
-        _stretch(p, len(panels)),
+        _stretch(p),
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
     )
@@ -225,7 +233,7 @@ def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Arr
     rows, several = block(p, microkernel.REGISTERS, lanes)[0]
     tables = _tables(p, rows, x_strides, y_strides, lanes, width, xp)
     loops.over_lines(
-        workers, p.batch * tables.units, w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
+        workers, units(p, microkernel.REGISTERS, lanes), w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
         () if kind == "filters" else (0,), () if kind == "positions" else (0,),
         *map(address, (pixels, w, result)), *tables,
     )  # fmt: skip

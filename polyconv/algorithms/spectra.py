@@ -23,7 +23,7 @@ from .base import Cost
 from .blocking import VECTOR_BYTES
 from .fused import interleave
 
-__all__ = ["cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "straight", "whole", "write"]
+__all__ = ["cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "units", "whole", "write"]
 
 _RADICES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16)
 _FLAT = 8  # rows of a block along an axis without taps
@@ -215,8 +215,22 @@ def _planes(x: Array, wide: bool, copies: bool, xp: ModuleType) -> tuple[Array, 
 
 def straight(p: ConvProblem, block: tuple[int, ...]) -> bool:
     """Whether the image and the result are met as they lie in memory, and not copied to planes of their own."""
-    interleaved = p.channels_last and p.groups * max(p.channels, p.filters) > 1
-    return not interleaved or form(p, block, VECTOR_BYTES // p.itemsize)[2]
+    if not (p.channels_last and p.groups * max(p.channels, p.filters) > 1):
+        return True
+    return p.channels == p.filters == 1 and form(p, block, VECTOR_BYTES // p.itemsize)[2]
+
+
+def _turns(q: ConvProblem, axes: Sequence[Axis], wide: bool, lanes: int) -> int:
+    """How often as many blocks as there are lanes are convolved."""
+    number = q.batch * math.prod(len(axis.starts) for axis in axes)
+    return number * -(-q.groups // lanes) if wide else q.groups * -(-number // lanes)
+
+
+def units(p: ConvProblem, block: tuple[int, ...]) -> int:
+    """How many units the loops have; none where the image is copied first."""
+    lanes = VECTOR_BYTES // p.itemsize
+    q, axes, wide, _ = form(p, block, lanes)
+    return _turns(q, axes, wide, lanes) if straight(p, block) else 0
 
 
 def write(
@@ -227,7 +241,7 @@ def write(
 
     lanes = vectors.VECTOR_BYTES // p.itemsize
     t = _tables(p, block, lanes, x.dtype, xp)
-    q, _axes, wide, folded = form(p, block, lanes)
+    q, axes, wide, folded = form(p, block, lanes)
     made, y_interleaved = _planes(y, wide, False, xp)
     x, x_interleaved = _planes(x, wide, True, xp)
     x, x_steps = memory(x)
@@ -237,10 +251,10 @@ def write(
     size = math.prod(t.lengths[:-1]) * (t.lengths[-1] // 2 + 1) * 2 * lanes
     transformed = aligned((workers * (q.channels + (q.filters > 1)) * size,), x.dtype)
     _room, work = _work(t.lengths, lanes, x, workers, xp)
-    there, number = address(transformed), q.batch * t.firsts.shape[0]
-    units = number * -(-q.groups // lanes) if wide else q.groups * -(-number // lanes)
+    there = address(transformed)
     spectra.convolve(
-        workers, units, x.dtype.type(0), wide, (x_interleaved, y_interleaved), q.batch, q.groups, q.channels, q.filters,
+        workers, _turns(q, axes, wide, lanes),
+        x.dtype.type(0), wide, (x_interleaved, y_interleaved), q.batch, q.groups, q.channels, q.filters,
         t.lengths, t.plans, t.firsts, tuple(low for low, _ in q.padding),
         address(x), q.size, x_steps, address(kernel), t.lines, t.each * q.filters * q.channels, t.each, t.step,
         address(result), q.output_size, t.most, y_steps,
@@ -315,13 +329,14 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
     )
     pairs = p.channels * -(-seen // 2) + p.filters * -(-made // 2)
     row = _PAIR * lanes + _cycles(last.points)
-    row += last.points * (_ROW + (0 if wide and interleaved else _TURNED * lanes))
+    row += last.points * (_ROW + (0 if wide and interleaved and not turned else _TURNED * lanes))
     every = rows * (last.points // 2 + 1)
     lines = sum(every // axis.points * (_cycles(axis.points) + axis.points * _LINE) for axis in first[1:])
     lines += every // first[0].points * _cycles(first[0].points) + every * _LINE
     products = p.channels * p.filters * every * _PRODUCT
     size = 2 * every * lanes
     spectra = (p.channels + (p.filters > 1)) * size
+    own = spectra + 8 * (max(axis.length for axis in axes) + lanes) * lanes
     cycles = blocks * (pairs * row + (p.channels + p.filters) * lines + products)
     kernel = 2 * p.groups * p.filters * p.channels * math.prod(_half(axes))
     return Cost(
@@ -330,8 +345,8 @@ def cost(p: ConvProblem, block: tuple[int, ...]) -> Cost:
         traffic=(p.image_elements + p.output_elements + 2 * turned + kernel * (number if wide else 1)) * item,
         runs=turned // 4,
         calls=30,
-        workspace=(spectra + turned + p.image_elements + 8 * (max(axis.length for axis in axes) + lanes) * lanes) * item
-        + 8 * (number * p.ndim + every),
+        each=own * item,
+        workspace=(own + turned + p.image_elements) * item + 8 * (number * p.ndim + every),
         grain=(last if folded else first[0]).outputs,
     )
 

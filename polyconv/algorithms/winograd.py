@@ -391,9 +391,8 @@ def _fused_write(
     fused.write(x, kernel, problem, settings.along(problem), xp, y, workers)
 
 
-def _fused_shares(problem: ConvProblem) -> bool:
-    """Where channels are innermost already, and need not be copied to be."""
-    return problem.channels_last
+def _fused_shares(settings: _Settings, problem: ConvProblem, workers: int) -> int:
+    return fused.units(problem, settings.along(problem), workers)
 
 
 def _fused_run(settings: _Settings, x: Array, kernel: Any, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -479,7 +478,7 @@ class _Kind(NamedTuple):
     prepare_cost: Callable[..., Cost]
     cost: Callable[..., Cost]
     write: Callable[..., None]
-    shares: Callable[[ConvProblem], bool] | None
+    shares: Callable[..., int] | None
     casts: Callable[[str], bool] | None
 
 
@@ -504,7 +503,7 @@ def _winograd(settings: _Settings) -> Algorithm:
             prepare_cost=partial(kind.prepare_cost, settings),
             detail=f"{detail}, fused",
             write=partial(kind.write, settings),
-            shares=kind.shares,
+            shares=kind.shares and partial(kind.shares, settings),
             absorbs=lambda problem: True,
             casts=kind.casts,
         )

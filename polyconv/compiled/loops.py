@@ -20,21 +20,20 @@ __all__ = ["add", "interleave", "over_filters", "over_lines", "over_panels", "ov
 
 @shared
 def _over_filters(
-    member, begin, end, element, rows, vectors, x_ahead, w_ahead, x, w, y, depth, x_starts, x_taps, x_group, y_starts,
-    strips, w_taps, w_panel, width, filters, groups,
+    member, begin, end, element, rows, vectors, x_ahead, w_ahead, w_move, x, w, y, depth, x_starts, x_taps, x_group,
+    y_starts, strips, w_taps, w_panel, width, filters, groups,
 ):  # fmt: skip
     """Vectors of filters: a block is some positions by ``width`` filters. A unit is a strip of positions, in a group.
 
     ``x_starts`` and ``y_starts`` say where the windows and results of a strip's positions begin, ``x_taps`` what a
-    window holds. ``strips`` is how many images there are, how far apart in ``x`` and ``y``, how many positions each
-    has, and how far apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
+    window holds. ``strips`` is how far apart images are in ``x`` and ``y``, how many positions each has, and how far
+    apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
     ``w_panel`` elements each, of whose taps ``w_taps`` are taken. ``x_ahead`` has as many as ``rows`` for its one entry
-    if the next block's pixels lie side by side, and are to be fetched, and is empty if not; the one of ``w_ahead`` is
-    a strip's share of what the kernel has for a tap.
+    if the next block's pixels lie side by side, and are to be fetched, and is empty if not; so has ``w_ahead``, and
+    ``w_move`` is it, a block's share of what the kernel has for a tap.
     """
     taps, strip = x_taps.size, x_starts.size
-    _, x_image, y_image, positions, x_strip, y_strip = strips
-    w_move = -(-width // -(-strip // len(rows)))
+    x_image, y_image, positions, x_strip, y_strip = strips
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, number = divmod(place, -(-positions // strip))
@@ -227,16 +226,17 @@ def sums_over_positions(
                             )  # fmt: skip
 
 
-@shared
-def _interleave(member, begin, end, element, x, x_strides, y, y_strides, shape):
-    """Copy ``(N, G, C, *size)`` to where another axis, channels or the last of space, is innermost in memory.
-
-    A unit is a row, of all channels.
-    """
+@njit(nogil=True, cache=True)
+def interleave(element, x, x_strides, y, y_strides, shape):
+    """Copy ``(N, G, C, *size)`` to where another axis, channels or the last of space, is innermost in memory."""
+    announce()
+    rows = 1
+    for axis in range(len(shape) - 1):
+        rows *= shape[axis] if axis != 2 else 1
     channels, last = shape[2], shape[-1]
     x_channel, x_pixel, y_channel, y_pixel = x_strides[2], x_strides[-1], y_strides[2], y_strides[-1]
-    for unit in range(begin, end):
-        source, target, rest = 0, 0, unit
+    for row in range(rows):
+        source, target, rest = 0, 0, row
         for axis in range(len(shape) - 2, -1, -1):
             if axis != 2:
                 source += rest % shape[axis] * x_strides[axis]
@@ -248,12 +248,6 @@ def _interleave(member, begin, end, element, x, x_strides, y, y_strides, shape):
         else:
             for c in range(channels):
                 gather(element, x, source + c * x_channel, x_pixel, y, target + c * y_channel, last)
-
-
-@njit(nogil=True, cache=True)
-def interleave(workers, units, *args):
-    """Run :func:`_interleave`."""
-    _interleave(workers, units, args)
 
 
 @shared

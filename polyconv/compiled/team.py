@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 __all__ = ["TURNS", "announce", "awaited", "awake", "clear", "known", "post", "rest", "shared"]
 
 TURNS = 1_500  # looks at a counter before a thread goes to sleep after all: about a quarter of a millisecond
-_GRACE = 300  # looks, once there is a job, until a loop must have begun; what is no loop does not say so
+_GRACE = 300  # looks, once there is a job, until its loop must have begun, or for others to end their parts of one
 _PARTS = 16  # of a loop for each thread: so many that they end together, so few that drawing them costs nothing
 
 # Each number has a line of the cache to itself. One loop at a time is shared: whoever has it made it OWNED, and OPEN as
@@ -191,7 +191,7 @@ def shared(function: Callable[..., None]) -> Any:
     """Make of the body of a loop, ``function(member, begin, end, *args)``, the loop ``(workers, units, args)``.
 
     It runs the body over parts that together are all ``units``, on ``workers`` threads: the caller's, who is the
-    ``member`` 0, and helpers that rest awake just then. Nobody waits for others; and where the team is at work for
+    ``member`` 0, and helpers that rest awake just then. Nobody is waited for who has not come; and where the team is at work for
     another, the caller does everything.
     """
     outlined = _outlined(njit(nogil=True)(function))
