@@ -39,7 +39,7 @@ def _mark(member, begin, end, marks, come, others):
 @njit(nogil=True)
 def mark(workers, units, *args):
     """Run :func:`_mark`."""
-    _mark(workers, units, args)
+    team.share(_mark(args), workers, units)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from .microkernel import copy, multiply
-from .team import shared
+from .team import share, shared
 
 __all__ = ["kernel_panels", "winograd"]
 
@@ -168,4 +168,4 @@ def _winograd(
 @njit(nogil=True, cache=True)
 def winograd(workers, units, *args):
     """Run :func:`_winograd`."""
-    _winograd(workers, units, args)
+    share(_winograd(args), workers, units)

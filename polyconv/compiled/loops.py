@@ -13,7 +13,7 @@ from __future__ import annotations
 from numba import njit
 
 from .microkernel import copy, gather, multiply, slide
-from .team import announce, shared
+from .team import announce, share, shared
 
 __all__ = ["add", "interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
 
@@ -58,7 +58,7 @@ def _over_filters(
 @njit(nogil=True, cache=True)
 def over_filters(workers, units, *args):
     """Run :func:`_over_filters`."""
-    _over_filters(workers, units, args)
+    share(_over_filters(args), workers, units)
 
 
 @shared
@@ -108,7 +108,7 @@ def _over_lines(
 @njit(nogil=True, cache=True)
 def over_lines(workers, units, *args):
     """Run :func:`_over_lines`."""
-    _over_lines(workers, units, args)
+    share(_over_lines(args), workers, units)
 
 
 @shared
@@ -141,7 +141,7 @@ def _over_positions(
 @njit(nogil=True, cache=True)
 def over_positions(workers, units, *args):
     """Run :func:`_over_positions`."""
-    _over_positions(workers, units, args)
+    share(_over_positions(args), workers, units)
 
 
 @shared
@@ -185,7 +185,7 @@ def _over_panels(
 @njit(nogil=True, cache=True)
 def over_panels(workers, units, *args):
     """Run :func:`_over_panels`."""
-    _over_panels(workers, units, args)
+    share(_over_panels(args), workers, units)
 
 
 @njit(nogil=True, cache=True)
@@ -262,4 +262,4 @@ def _add(member, begin, end, rows, bias, every):
 @njit(nogil=True, cache=True)
 def add(workers, units, *args):
     """Run :func:`_add`."""
-    _add(workers, units, args)
+    share(_add(args), workers, units)

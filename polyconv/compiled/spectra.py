@@ -15,7 +15,7 @@ from __future__ import annotations
 from numba import int64, njit
 
 from .butterflies import transform
-from .team import shared
+from .team import share, shared
 from .vectors import lanes_of, lanes_to_rows, load, load_first, rows_to_lanes, splat, store, store_first, zero
 
 __all__ = ["convolve", "kernel"]
@@ -279,7 +279,7 @@ def _convolve(
 @njit(nogil=True, cache=True)
 def convolve(workers, units, *args):
     """Run :func:`_convolve`."""
-    _convolve(workers, units, args)
+    share(_convolve(args), workers, units)
 
 
 @njit(nogil=True, cache=True)

@@ -21,7 +21,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["TURNS", "announce", "awaited", "awake", "clear", "known", "post", "rest", "shared"]
+__all__ = ["TURNS", "announce", "awaited", "awake", "clear", "known", "post", "rest", "share", "shared"]
 
 TURNS = 1_500  # looks at a counter before a thread goes to sleep after all: about a quarter of a millisecond
 _GRACE = 300  # looks, once there is a job, until its loop must have begun, or for others to end their parts of one
@@ -135,8 +135,13 @@ def announce():
 # -- loops that are shared -----------------------------------------------------------------------------------
 
 
-def _outlined(body: Any) -> Any:
-    """What gives the addresses of a body, as a function that any thread can call, and of the arguments it takes then."""
+def shared(function: Callable[..., None]) -> Any:
+    """Make of the body of a loop, ``function(member, begin, end, *args)``, what :func:`share` takes.
+
+    That is a function of ``args``, of compiled code, which gives the addresses of the body, as a function that any
+    thread can call, and of the arguments as it takes them then; these are there until who asked for them returns.
+    """
+    body = njit(nogil=True)(function)
 
     @intrinsic
     def outlined(context, args):
@@ -187,43 +192,37 @@ def _draw(member):
         _call(code, block, member, part * length, min((part + 1) * length, units))
 
 
-def shared(function: Callable[..., None]) -> Any:
-    """Make of the body of a loop, ``function(member, begin, end, *args)``, the loop ``(workers, units, args)``.
+@njit(nogil=True, cache=True)
+def share(body, workers, units):
+    """Run a :func:`shared` body over parts of a loop that together are all ``units``, on ``workers`` threads.
 
-    It runs the body over parts that together are all ``units``, on ``workers`` threads: the caller's, who is the
-    ``member`` 0, and helpers that rest awake just then. Nobody is waited for who has not come; and where the team is at work for
-    another, the caller does everything.
+    Those are the caller's, who is the ``member`` 0, and helpers that rest awake just then. Nobody is waited for who has
+    not come; and where the team is at work for another, the caller does everything.
     """
-    outlined = _outlined(njit(nogil=True)(function))
-
-    @njit(nogil=True)
-    def share(workers, units, args):
-        announce()
-        code, block = outlined(args)
-        if workers < 2 or units < 2 or _put(_OWNED, 1) != 0:
-            _call(code, block, 0, 0, units)
-            return
-        _put(_CODE, code)
-        _put(_BLOCK, block)
-        _put(_UNITS, units)
-        _put(_LENGTH, max(1, units // (_PARTS * workers)))
-        _put(_DRAWN, 0)
-        _put(_LOW, 0)
-        _put(_HIGH, 0)
-        _put(_PLACES, workers - 1)
-        _put(_OPEN, 1)
-        _add(_OPENED, 1)
-        _draw(0)
-        # Whoever comes inside from now on finds it closed; whoever came before is seen there.
-        _put(_OPEN, 0)
-        looks = 0
-        while _look(_INSIDE) > 0:
-            looks += 1
-            if looks > _GRACE:  # someone has lost its processor
-                _give_way()
-        _put(_OWNED, 0)
-
-    return share
+    announce()
+    code, block = body
+    if workers < 2 or units < 2 or _put(_OWNED, 1) != 0:
+        _call(code, block, 0, 0, units)
+        return
+    _put(_CODE, code)
+    _put(_BLOCK, block)
+    _put(_UNITS, units)
+    _put(_LENGTH, max(1, units // (_PARTS * workers)))
+    _put(_DRAWN, 0)
+    _put(_LOW, 0)
+    _put(_HIGH, 0)
+    _put(_PLACES, workers - 1)
+    _put(_OPEN, 1)
+    _add(_OPENED, 1)
+    _draw(0)
+    # Whoever comes inside from now on finds it closed; whoever came before is seen there.
+    _put(_OPEN, 0)
+    looks = 0
+    while _look(_INSIDE) > 0:
+        looks += 1
+        if looks > _GRACE:  # someone has lost its processor
+            _give_way()
+    _put(_OWNED, 0)
 
 
 @njit(nogil=True)
