@@ -145,6 +145,7 @@ def _stretch(p: ConvProblem) -> int:
     return _FAR if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
 
 
+@lru_cache  # asked for in every call
 def units(p: ConvProblem, registers: int, lanes: int) -> int:
     """How many units the loops have: runs of outputs at all places, in all images."""
     axis, kind, places = _along(p), holds(p), p.output_size
