@@ -23,6 +23,7 @@ from .api import (
     plan,
     save_wisdom,
 )
+from .buffers import release as release_memory
 from .config import show_config
 from .folding import fold, tile, unfold, untile
 from .planning import Candidate, Plan
@@ -55,6 +56,7 @@ __all__ = [
     "forget_wisdom",
     "load_wisdom",
     "plan",
+    "release_memory",
     "save_wisdom",
     "show_config",
     "tile",

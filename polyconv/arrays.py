@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import array_api_compat
 import numpy as np
 
-from . import dtypes
+from . import buffers, dtypes
 from .problem import ConvProblem, reach
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "new",
     "offsets",
     "one_thread",
+    "outgrows",
     "padded_rows",
     "plain",
     "random",
@@ -452,10 +453,14 @@ def new(
     """What ``make`` makes (``xp.empty``, say) of ``shape``, lying in memory in the ``order`` of its axes.
 
     Empty arrays of NumPy's are :func:`aligned` where all their rows (or pixels, of all groups) are whole lines then:
-    most vectors that are stored would lie across two otherwise.
+    most vectors that are stored would lie across two otherwise. Large ones are, and have memory of
+    :mod:`polyconv.buffers`: they are results, which are dropped and made anew in call after call.
     """
     lengths = tuple(shape[axis] for axis in order)
-    if make is np.empty and math.prod(lengths[-2:]) * np.dtype(dtype).itemsize % _LINE == 0:
+    item = np.dtype(dtype).itemsize if make is np.empty else 0
+    if math.prod(lengths) * item >= buffers.WORTH:
+        made = aligned(lengths, dtype, _lent)
+    elif item and math.prod(lengths[-2:]) * item % _LINE == 0:
         made = aligned(lengths, dtype)
     else:
         made = make(lengths, dtype=dtype, device=where)
@@ -464,17 +469,38 @@ def new(
 
 _LINE = 64  # bytes of a line of the cache
 _WORTH = 4096  # bytes from which on it matters where an array begins
+_FAR = 32 << 20  # bytes of a result that no cache keeps until somebody reads it
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An empty NumPy array that begins at a line of the cache: vectors that lie across two are loaded twice."""
-    item = np.dtype(dtype).itemsize
-    size = math.prod(shape) * item
+def _bytes(number: int) -> np.ndarray:
+    return np.empty(number, np.uint8)
+
+
+def _lent(number: int) -> np.ndarray:
+    return np.asarray(buffers.lend(number, _bytes))
+
+
+def aligned(shape: tuple[int, ...], dtype: Any, room: Callable[[int], np.ndarray] = _bytes) -> np.ndarray:
+    """An empty NumPy array that begins at a line of the cache: vectors that lie across two are loaded twice.
+
+    ``room(number)`` makes an array of as many bytes.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _WORTH:
         return np.empty(shape, dtype)
-    room = np.empty(size + _LINE, np.uint8)
-    first = -room.ctypes.data % _LINE
-    return np.ndarray(shape, dtype, room, first)
+    memory = room(size + _LINE)
+    first = -memory.ctypes.data % _LINE
+    return np.ndarray(shape, dtype, memory, first)
+
+
+def outgrows(y: np.ndarray, vector: int) -> bool:
+    """Whether a result is larger than what caches keep, and may be stored past them in vectors of so many bytes.
+
+    Before a line of the cache is stored to it is read, unless it is stored past the caches, and then as a whole; and so
+    they keep for others what they have.
+    """
+    whole = vector == _LINE and not (address(y) % _LINE or any(s % _LINE and s != y.itemsize for s in y.strides))
+    return whole and y.nbytes > _FAR
 
 
 def workspace(shape: tuple[int, ...], dtype: Any, where: Any, xp: ModuleType) -> Array:

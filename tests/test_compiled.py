@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from itertools import product
@@ -15,14 +16,14 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
+from numba import njit, typeof
 from strategies import Case, cases
 
 import polyconv as pc
 from polyconv import arrays, kernel_gradient, planning, pool
-from polyconv.algorithms import direct, fused
+from polyconv.algorithms import direct, fused, sliding
 from polyconv.compiled import team
-from polyconv.compiled.microkernel import copy, gather, multiply, slide
+from polyconv.compiled.microkernel import VECTOR_BYTES, copy, gather, multiply, slide
 from polyconv.execution import road
 from polyconv.planning import make_plan
 from polyconv.tiling import Tile
@@ -50,7 +51,7 @@ def run_gather(element, source, begin, step, target, start, number):
     gather(element, source, begin, step, target, start, number)
 
 
-def numbers(rng: np.random.Generator, size: int, dtype: str) -> np.ndarray:
+def numbers(rng: np.random.Generator, size: int | tuple[int, ...], dtype: str) -> np.ndarray:
     return rng.integers(0, 9, size).astype(dtype)  # sums of them are exact in every dtype
 
 
@@ -77,6 +78,58 @@ def test_the_micro_kernel_keeps_its_definition(dtype: str, scalars: tuple[int, .
             at = (arrays.address(a), 7, a_rows, a_taps, arrays.address(b), 3, b_taps, arrays.address(y), 5, y_rows)
             run_multiply(a[0], (0,) * rows, (0,) * vectors, scalars, *at, first, number, some, begin, taps, more)
             np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize(
+    ("layout", "x", "w", "keywords"),
+    [
+        ("NHWC", (2, 9, 20, 5), (3, 3, 5, 32), {"padding": 1}),
+        ("NHWC", (2, 9, 20, 3), (3, 3, 3, 8), {}),
+        ("NHWC", (2, 9, 11, 16), (3, 3, 1, 16), {"groups": 16, "padding": 1}),
+        ("NHWC", (2, 9, 11, 8), (3, 3, 4, 32), {"groups": 2, "stride": 2}),
+        ("NHWC", (2, 5, 11, 300), (1, 1, 300, 16), {}),
+        ("NCHW", (2, 3, 9, 18), (3, 3, 3, 3), {}),
+        ("NCHW", (2, 3, 9, 18), (3, 3, 3, 24), {}),
+        ("NCHW", (2, 4, 9, 18), (3, 3, 1, 4), {"groups": 4}),
+        ("NCHW", (1, 1, 40, 34), (3, 3, 1, 1), {}),
+    ],
+)
+def test_results_that_outgrow_caches_are_stored_past_them(
+    layout: str, x: tuple[int, ...], w: tuple[int, ...], keywords: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers, by every order of loops and every number of threads, wherever vectors are whole lines."""
+    rng = np.random.default_rng(0)
+    image, kernel = numbers(rng, x, "float64"), numbers(rng, w, "float64")
+    call = {"layout": layout, "kernel_layout": "HWIO", "algorithm": "direct", **keywords}
+    expected = pc.conv2d(image, kernel, **{**call, "algorithm": "im2col"})
+    asked: list[bool] = []
+
+    def outgrows(y: np.ndarray, vector: int) -> bool:
+        asked.append(arrays.outgrows(y, vector))
+        return asked[-1]
+
+    monkeypatch.setattr(arrays, "_FAR", 0)
+    monkeypatch.setattr(direct, "outgrows", outgrows)
+    monkeypatch.setattr(sliding, "outgrows", outgrows)
+    for workers in (1, 2):
+        np.testing.assert_array_equal(pc.conv2d(image, kernel, workers=workers, **call), expected)
+    assert x[-1] == 300 or (asked and all(asked) == (VECTOR_BYTES == 64))  # of 300 taps, some are added to others
+
+
+@pytest.mark.skipif(VECTOR_BYTES != 64 or platform.machine() != "x86_64", reason="needs vectors as long as lines")
+def test_stores_past_the_caches_are_the_processors_own() -> None:
+    """Nothing in a result tells: so the code must."""
+    for past, expected in (((), False), ((0,), True)):
+        a, y = np.ones(64, dtype=np.float32), arrays.aligned((4096,), np.float32)
+        at = (arrays.address(a), 0, 1, 1, arrays.address(a), 0, 16, arrays.address(y), 0, 16)
+        run_multiply(a[0], (0,) * 2, (0,), (0,), *at, 0, 2, 16, 0, 2, False, past)
+        assert (y[:32] == 2).all()
+        at = (arrays.address(a), 0, 1, 1, np.zeros(1, np.int64), arrays.address(a), 0, 16, np.zeros(1, np.int64))
+        run_slide(a[0], (0,) * 2, (0,), (), (), (0,), *at, arrays.address(y), 0, 16, 16, 0, 1, 3, past)
+        assert (y[:32] == 3).all()
+        for run in (run_multiply, run_slide):
+            code = next(code for types, code in run.inspect_asm().items() if types[-1][-1] == typeof(past))
+            assert ("movnt" in code) == expected
 
 
 def test_threads_wait_awake_for_jobs() -> None:

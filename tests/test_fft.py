@@ -141,6 +141,7 @@ def test_memory_is_that_of_the_blocks_and_not_of_the_image() -> None:
     limit = x.nbytes // 12
     plan = pc.plan(x, w, layout="HW", algorithm="fft", max_workspace=limit)
     plan(x, w)
+    pc.release_memory()
     tracemalloc.start()
     try:
         y = plan(x, w)

@@ -75,6 +75,7 @@ def little_to_collect() -> Iterator[None]:
 def peak_of(call: Any, *args: Any) -> tuple[int, Any]:
     """The most bytes that ``call`` held at once, beyond what stood before it, and what it returned."""
     call(*args)  # whatever is cached is cached now
+    pc.release_memory()  # but memory is not
     gc.collect()
     tracemalloc.start()
     try:

@@ -50,6 +50,7 @@ class LayersMemory(_Layer):
 
     def track_peak(self, *params: str) -> int:
         self.call(self.x)
+        pc.release_memory()
         gc.collect()
         tracemalloc.start()
         try:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..arrays import Array, address, aligned, every, memory, new, offsets
+from ..arrays import Array, address, aligned, every, memory, new, offsets, outgrows
 from ..problem import ConvProblem
 from ..rounding import direct
 from . import sliding, sums
@@ -277,8 +277,9 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
     pixels, x_strides = memory(x, None if kind == "filters" else -1)
     result, y_strides = memory(y)
     room = [aligned((workers * _depth(p) * width,), x.dtype)] if kind == "panels" else []
-    # An element's type and the lengths of two tuples choose the code.
-    code = kernel.w[0], (0,) * rows, (0,) * vectors
+    past = (0,) if p.channels * p.taps <= _depth(p) and outgrows(result, microkernel.VECTOR_BYTES) else ()
+    # An element's type and the lengths of three tuples choose the code.
+    code = kernel.w[0], (0,) * rows, (0,) * vectors, past
     at, from_w, to, *more = map(address, (pixels, kernel.w, result, *room))
     loop = getattr(loops, f"over_{kind}")
     if kind == "filters":

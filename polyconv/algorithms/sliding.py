@@ -18,7 +18,7 @@ from itertools import pairwise, product
 from types import ModuleType
 from typing import NamedTuple
 
-from ..arrays import Array, address, every, memory, offsets
+from ..arrays import Array, address, every, memory, offsets, outgrows
 from ..problem import ConvProblem
 from .blocking import TALL
 from .edges import Run, runs
@@ -30,7 +30,8 @@ _STEP = 4  # taps that windows may lie apart whose pixels are worth sharing
 _LINES = 128  # vectors of channels, times lines of taps, that a near cache keeps until the next outputs see them again
 _FAR = 64  # vectors of positions that are taken through an image at a time
 _PIECES = 64  # of a run, at most
-_TALLEST = 24  # outputs that are held at a time and see numbers, which need no register each for their address
+_TALLEST = 25  # outputs that are held at a time and see numbers, which need no register each for their address
+_BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 
 
 def holds(p: ConvProblem) -> str:
@@ -55,13 +56,13 @@ def _step(p: ConvProblem) -> int:
 
 
 @lru_cache
-def _block(outputs: int, taps: int, step: int, kind: str, registers: int) -> tuple[Block, float]:
-    """The best block for a run of ``outputs``, and the cycles of a vector of each, for one line of ``taps``.
+def _block(outputs: int, taps: int, lines: int, step: int, kind: str, registers: int) -> tuple[Block, float]:
+    """The best block for a run of ``outputs``, and the cycles of a vector of each, for ``lines`` of ``taps``.
 
     In a cycle a processor multiplies two vectors and loads two numbers or vectors, or one vector that lies across lines
     of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
     """
-    best, least = Block(1, 1), float("inf")
+    best, least, products = Block(1, 1), float("inf"), 0.0
     across = 1.0 if kind == "filters" else 1.5
 
     def cycles(rows: int, several: int) -> float:
@@ -71,9 +72,10 @@ def _block(outputs: int, taps: int, step: int, kind: str, registers: int) -> tup
     for several in range(1, min(taps, _SEVERAL) + 1 if step else 2):
         for rows in range(1, min(outputs, registers - several - 2, _TALLEST if kind == "filters" else TALL) + 1):
             line = taps // several * cycles(rows, several) + taps % several * cycles(rows, 1)
-            if (total := -(-outputs // rows) * line) < least:
-                best, least = Block(rows, several), total
-    return best, least
+            number = -(-outputs // rows)
+            if (total := number * (lines * line + _BEGIN)) < least:
+                best, least, products = Block(rows, several), total, number * lines * line
+    return best, products
 
 
 def _along(p: ConvProblem) -> int:
@@ -88,12 +90,12 @@ def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     outputs, taps = 1, 1
     if axis >= 0:
         outputs, taps = max((run.outputs for run in runs(p)[axis]), default=1), p.kernel[axis]
-    found, cycles = _block(outputs, taps, _step(p), kind, registers)
+    lines = p.taps // taps * p.channels
+    found, cycles = _block(outputs, taps, lines, _step(p), kind, registers)
     extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
     vectors = -(-extent // lanes) * (1 if kind == "channels" else p.groups)
-    lines = p.taps // taps * p.channels
     places = p.positions // outputs // (p.output_size[-1] if kind == "positions" else 1)
-    return found, cycles * lines * p.batch * places * vectors
+    return found, cycles * p.batch * places * vectors
 
 
 def columns(w: Array, p: ConvProblem, xp: ModuleType) -> Array:
@@ -233,8 +235,9 @@ def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Arr
     # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
     rows, several = block(p, microkernel.REGISTERS, lanes)[0]
     tables = _tables(p, rows, x_strides, y_strides, lanes, width, xp)
+    past = (0,) if outgrows(result, microkernel.VECTOR_BYTES) else ()
     loops.over_lines(
         workers, units(p, microkernel.REGISTERS, lanes), w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
-        () if kind == "filters" else (0,), () if kind == "positions" else (0,),
+        () if kind == "filters" else (0,), () if kind == "positions" else (0,), past,
         *map(address, (pixels, w, result)), *tables,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from itertools import product
 from types import ModuleType
 from typing import NamedTuple
 
-from ..arrays import Array, address, aligned, every, memory, new, offsets
+from ..arrays import Array, address, aligned, every, memory, offsets
 from ..problem import ConvProblem
 from .base import Cost
 from .blocking import VECTOR_BYTES
@@ -207,7 +207,7 @@ def _planes(x: Array, wide: bool, copies: bool, xp: ModuleType) -> tuple[Array, 
     interleaved = wide and x.strides[1] == x.itemsize and x.shape[1] > 1
     if interleaved or x.strides[-1] == x.itemsize:
         return x, interleaved
-    planes = new(xp.empty, x.shape, tuple(range(x.ndim)), x.dtype, None, xp)
+    planes = aligned(x.shape, x.dtype)
     if copies:
         interleave(x, planes)
     return planes, False

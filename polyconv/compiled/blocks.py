@@ -132,7 +132,7 @@ def _winograd(
                             element, rows, vectors, (0,), image, image_chunk - c, deep, 1,
                             w, place, width, products, made, width,
                             block, min(len(rows), number - block), min(width, filters - panel * width),
-                            c, c + deep, c > 0,
+                            c, c + deep, c > 0, (),
                             image_chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (w_move,),
                         )  # fmt: skip
                         w_soon += deep * w_move

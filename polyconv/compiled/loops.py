@@ -4,6 +4,9 @@ Which axis its vectors run along decides everything else: over filters where cha
 positions where space is, over channels where each has filters of its own. Arrays come flat; offsets are in elements.
 Long sums are taken ``depth`` taps at a time, whose part of the kernel stays in a near cache.
 
+A result that outgrows the caches is stored ``past`` them, if that is not empty: where all its vectors are whole lines
+of a cache, and none is added to.
+
 Threads share them: what comes with ``workers``, ``units`` and the arguments of the function above it runs that over all
 of its units, in parts. ``member`` is who runs a part, from the unit ``begin`` to before ``end``.
 """
@@ -20,7 +23,7 @@ __all__ = ["add", "interleave", "over_filters", "over_lines", "over_panels", "ov
 
 @shared
 def _over_filters(
-    member, begin, end, element, rows, vectors, x_ahead, w_ahead, w_move, x, w, y, depth, x_starts, x_taps, x_group,
+    member, begin, end, element, rows, vectors, past, x_ahead, w_ahead, w_move, x, w, y, depth, x_starts, x_taps, x_group,
     y_starts, strips, w_taps, w_panel, width, filters, groups,
 ):  # fmt: skip
     """Vectors of filters: a block is some positions by ``width`` filters. A unit is a strip of positions, in a group.
@@ -49,7 +52,7 @@ def _over_filters(
                     multiply(
                         element, rows, vectors, (0,), x, x_base, x_starts, x_taps, w, panel, w_taps,
                         y, y_base + k * width, y_starts,
-                        p, min(len(rows), some - p), min(width, filters - k * width), t, min(t + depth, taps), t > 0,
+                        p, min(len(rows), some - p), min(width, filters - k * width), t, min(t + depth, taps), t > 0, past,
                         x_base + x_starts[min(p + len(rows), some - 1)] + t * len(rows), x_ahead, w_soon, w_ahead,
                     )  # fmt: skip
                     w_soon += depth * w_move
@@ -63,7 +66,7 @@ def over_filters(workers, units, *args):
 
 @shared
 def _over_lines(
-    member, begin, end, element, rows, several, step, wide_x, wide_w, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap,
+    member, begin, end, element, rows, several, step, wide_x, wide_w, past, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap,
     y_row, outer, along, panels, stretch, images, planes,
 ):  # fmt: skip
     """Kernels that slide along an axis: ``rows`` neighbouring outputs by a vector.
@@ -94,14 +97,14 @@ def _over_lines(
                     slide(
                         element, rows, several, step, wide_x, wide_w, x, x_place, x_row, x_tap, x_lines,
                         w, w_base + panels[panel, 2], w_tap, w_lines, y, y_place, y_row,
-                        panels[panel, 3], outer[place, 2], outer[place, 3], taps,
+                        panels[panel, 3], outer[place, 2], outer[place, 3], taps, past,
                     )  # fmt: skip
                     continue
                 for m in range(outputs):
                     slide(
                         element, (0,), several, step, wide_x, wide_w, x, x_place + m * x_row, x_row, x_tap, x_lines,
                         w, w_base + panels[panel, 2], w_tap, w_lines, y, y_place + m * y_row, y_row,
-                        panels[panel, 3], outer[place, 2], outer[place, 3], taps,
+                        panels[panel, 3], outer[place, 2], outer[place, 3], taps, past,
                     )  # fmt: skip
 
 
@@ -113,7 +116,7 @@ def over_lines(workers, units, *args):
 
 @shared
 def _over_positions(
-    member, begin, end, element, rows, vectors, x, w, y, depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters,
+    member, begin, end, element, rows, vectors, past, x, w, y, depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters,
     y_image, y_group, extent, width, groups,
 ):  # fmt: skip
     """Vectors of positions that follow each other in the image: a block is some filters by ``width`` positions.
@@ -134,7 +137,7 @@ def _over_positions(
                     multiply(
                         element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                         x, x_base + j, x_taps, y, y_base + j, y_filters,
-                        k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0,
+                        k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0, past,
                     )  # fmt: skip
 
 
@@ -146,7 +149,7 @@ def over_positions(workers, units, *args):
 
 @shared
 def _over_panels(
-    member, begin, end, element, rows, vectors, x, w, y, room, depth, x_rows, x_taps, x_image, x_group, y_filters,
+    member, begin, end, element, rows, vectors, past, x, w, y, room, depth, x_rows, x_taps, x_image, x_group, y_filters,
     y_image, y_group, extent, width, groups,
 ):  # fmt: skip
     """Vectors of any positions, whose windows are unrolled first: a panel holds ``width`` of them, tap by tap.
@@ -178,7 +181,7 @@ def _over_panels(
                 multiply(
                     element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                     room, own - t * width, width, y, image * y_image + group * y_group + p, y_filters,
-                    k, min(len(rows), filters - k), number, t, last, t > 0,
+                    k, min(len(rows), filters - k), number, t, last, t > 0, past,
                 )  # fmt: skip
 
 

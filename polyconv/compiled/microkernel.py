@@ -27,7 +27,7 @@ __all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "slide"]
 @intrinsic
 def multiply(
     context, element, rows, vectors, scalars, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first,
-    number, lanes, begin, end, more, a_soon=None, a_move=None, b_soon=None, b_move=None,
+    number, lanes, begin, end, more, past=(), a_soon=None, a_move=None, b_soon=None, b_move=None,
 ):  # fmt: skip
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
@@ -42,6 +42,8 @@ def multiply(
     matter: how many rows and vectors a block has at most. The
     tables, ``*_rows`` and ``*_taps``, hold offsets in elements; an integer stands for the table of its multiples, and is
     the faster. Where it is the rows', the loop needs one register for all their addresses, of which there are few.
+
+    What ``past`` is not empty for goes past the caches: vectors of ``y`` have to be whole lines of them then.
 
     What later calls read can be fetched meanwhile: from ``a_soon`` on in ``a``, as far on for every tap as ``a_move``,
     if that is not empty, has for its one entry, and the same in ``b``. Processors fetch ahead by themselves, but they
@@ -66,6 +68,7 @@ def multiply(
         a, b, y = map(data, (4, 8, 11))
         a_rows, a_steps, b_steps, y_rows = map(table, (6, 7, 10, 13))
         more = context.cast(builder, args[19], signature.args[19], types.boolean)
+        beyond = bool(len(signature.args[20]))
 
         def vectors_of(array: Any, offset: Any, masks: list[Any]) -> list[Any]:
             return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
@@ -83,7 +86,7 @@ def multiply(
 
         streams = [
             (array, context.cast(builder, args[which], signature.args[which], types.int64), move)
-            for array, which in ((a, 20), (b, 22))
+            for array, which in ((a, 21), (b, 23))
             if isinstance(signature.args[which + 1], types.BaseTuple)
             for move in cgutils.unpack_tuple(builder, args[which + 1])
         ]
@@ -113,7 +116,7 @@ def multiply(
             for want, row, start in zip(wanted, sums, y_start, strict=True):
                 with builder.if_then(want, likely=True):
                     for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
-                        v.store(builder.load(place), y, ahead(start, i), mask)
+                        v.store(builder.load(place), y, ahead(start, i), mask, past=beyond)
 
         full = builder.icmp_signed(">=", lanes, INDEX(len(vectors) * v.lanes))
         with builder.if_else(full, likely=True) as (then, otherwise):
@@ -125,6 +128,7 @@ def multiply(
 
     operands = (
         a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more,
+        past if isinstance(past, types.BaseTuple) else types.Tuple(()),
         *(given if isinstance(given, types.Type) else types.none for given in (a_soon, a_move, b_soon, b_move)),
     )  # fmt: skip
     return types.void(element, rows, vectors, scalars, *operands), build
@@ -133,7 +137,7 @@ def multiply(
 @intrinsic
 def slide(
     context, element, rows, several, step, wide_a, wide_b, a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines,
-    y, y_base, y_row, lanes, begin, end, taps,
+    y, y_base, y_row, lanes, begin, end, taps, past=(),
 ):  # fmt: skip
     """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of as many rows as ``rows`` has.
 
@@ -144,7 +148,7 @@ def slide(
 
     where there is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has
     entries. So many taps as ``several`` has are met at a time. If the window of the next row begins some taps further
-    on, ``step`` has as many: what is loaded for one row then serves all that see it. If not, ``step`` is empty.
+    on, ``step`` has as many: what is loaded for one row then serves all that see it. If not, ``step`` is empty. ``past`` is as in :func:`multiply`.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -192,7 +196,7 @@ def slide(
                     with cgutils.for_range_slice(builder, whole, taps, INDEX(1)) as (tap, _):
                         meet(tap, 1)
             for place, start in zip(sums, starts, strict=True):
-                v.store(builder.load(place), y, builder.add(y_base, start), mask)
+                v.store(builder.load(place), y, builder.add(y_base, start), mask, past=bool(len(signature.args[22])))
 
         full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
         with builder.if_else(full, likely=True) as (then, otherwise):
@@ -204,6 +208,7 @@ def slide(
 
     operands = (
         a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines, y, y_base, y_row, lanes, begin, end, taps,
+        past if isinstance(past, types.BaseTuple) else types.Tuple(()),
     )  # fmt: skip
     return types.void(element, rows, several, step, wide_a, wide_b, *operands), build
 

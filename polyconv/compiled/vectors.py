@@ -81,11 +81,13 @@ class Vectors:
             return self.builder.load(place, align=self.align)
         return self._call(f"llvm.masked.load.{self.suffix}.p0", self.type, place, INT(self.align), mask, self.zero)
 
-    def store(self, vector: Any, data: Any, offset: Any, mask: Any) -> None:
-        """Put a vector there, or what of it a ``mask`` has."""
+    def store(self, vector: Any, data: Any, offset: Any, mask: Any, past: bool = False) -> None:
+        """Put a vector there, or what of it a ``mask`` has; a whole one, if it may, ``past`` the caches."""
         place = self._place(data, offset)
         if mask is None:
-            self.builder.store(vector, place, align=self.align)
+            stored = self.builder.store(vector, place, align=VECTOR_BYTES if past else self.align)
+            if past:
+                stored.set_metadata("nontemporal", self.builder.module.add_metadata([INT(1)]))
         else:
             name = f"llvm.masked.store.{self.suffix}.p0"
             self._call(name, ir.VoidType(), vector, place, INT(self.align), mask)
