@@ -160,6 +160,7 @@ def rouse(workers: int) -> int:
     """
     team = _at_rest()
     members = min(workers, threads())
+    team.expect()
     if (asleep := members - 1 - team.awake()) > 0 and _team.idle():
         _team.grow(members - 1)
         _team.post(lambda: True, asleep)

@@ -6,8 +6,12 @@ import os
 import platform
 import subprocess
 import sys
-from itertools import product
+from collections.abc import Callable, Sequence
+from itertools import chain, product
+from operator import add, mul, sub
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -22,7 +26,8 @@ from strategies import Case, cases
 import polyconv as pc
 from polyconv import arrays, kernel_gradient, planning, pool
 from polyconv.algorithms import direct, fused, sliding
-from polyconv.compiled import team
+from polyconv.compiled import codelets, team
+from polyconv.compiled.codelets import Matrices, transform
 from polyconv.compiled.microkernel import VECTOR_BYTES, copy, gather, multiply, slide
 from polyconv.execution import road
 from polyconv.planning import make_plan
@@ -296,6 +301,84 @@ def test_arrays_that_are_not_aligned_or_not_to_be_written() -> None:
 
 
 # -- Winograd's method in one pass ---------------------------------------------------------------------------
+
+
+@njit
+def run_transform(element, matrices, *operands):
+    transform(element, matrices, *operands)
+
+
+MATRICES = {
+    "BT of F(4, 3)": ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0),
+                      (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+    "AT of F(4, 3)": ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+    "nothing": ((0, 0), (0, 0), (0, 0)),
+    "alike twice": ((1, 2, 3), (1, -2, 3), (-1, 2, -3), (2, 4, 6), (1, 2, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("past", [(), (0,)], ids=["", "past"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_codelets_are_products_with_their_matrices(name: str, dtype: str, past: tuple[int, ...]) -> None:
+    """Exactly, in small numbers; whole vectors and parts, all rows and the first; and nothing else is written."""
+    rng = np.random.default_rng(0)
+    rows, lanes = np.array(MATRICES[name]), VECTOR_BYTES // np.dtype(dtype).itemsize
+    matrices = Matrices((rows, np.eye(2)))
+    height, width = rows.shape
+    for some, high, vectors in product((1, lanes, 2 * lanes - 1, 2 * lanes), (1, height), (1, 2)):
+        some = min(some, vectors * lanes)
+        x = rng.integers(-9, 10, (width, 70)).astype(dtype)
+        y = arrays.aligned((20, 64), dtype)
+        y[...] = -1.0
+        expected = y.copy()
+        expected[:high, :some] = rows[:high] @ x[:, 3 : 3 + some]
+        at = (0, (0,) * vectors, arrays.address(x), 3, 70, arrays.address(y), 0, 64, some, high, past)
+        run_transform(x.dtype.type(0), matrices, *at)
+        np.testing.assert_array_equal(y, expected)
+    x, y = np.arange(140, dtype=dtype).reshape(2, 70), arrays.aligned((20, 64), dtype)
+    at = (1, (0,), arrays.address(x), 0, 70, arrays.address(y), 0, 64, lanes, 2, past)
+    run_transform(x.dtype.type(0), matrices, *at)
+    np.testing.assert_array_equal(y[:2, :lanes], x[:, :lanes])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_what_rows_and_columns_share_is_written_once(height: int, width: int, random: Random) -> None:
+    """Any small matrix, by a writer of numbers; and pairs of points save a third of all products at the least."""
+    rows = [[random.choice((0, 0, 1, -1, 2, -2, 0.5)) for _ in range(width)] for _ in range(height)]
+    x = [float(random.randint(-9, 9)) for _ in range(width)]
+    assert counted(rows, x)[0] == [sum(a * b for a, b in zip(row, x, strict=True)) for row in rows]
+
+
+def test_pairs_of_points_cost_half() -> None:
+    for name, most in (("BT of F(4, 3)", 18), ("AT of F(4, 3)", 17)):
+        rows = MATRICES[name]
+        found, operations = counted(rows, [3.0, -2.0, 5.0, 7.0, -1.0, 4.0])
+        assert found == [sum(a * b for a, b in zip(row, (3, -2, 5, 7, -1, 4), strict=True)) for row in rows]
+        assert operations <= most < sum(map(bool, chain.from_iterable(rows)))
+
+
+def counted(rows: Sequence[Sequence[float]], x: Sequence[float]) -> tuple[list[float], int]:
+    """What a codelet does, in numbers, and by how many operations."""
+    done = []
+
+    def count(function: Callable[..., float]) -> Callable[..., float]:
+        def counting(*args: float) -> float:
+            done.append(args)
+            return function(*args)
+
+        return counting
+
+    class Numbers(codelets._Writer):
+        def __init__(self) -> None:
+            self.builder = SimpleNamespace(fadd=count(add), fsub=count(sub), fmul=count(mul))
+            self.v = SimpleNamespace(zero=0.0, multiply_add=count(lambda a, b, c: a * b + c))
+
+        def number(self, factor: float) -> float:
+            return factor
+
+    return Numbers().product(rows, x), len(done)
 
 
 @given(st.data())

@@ -89,6 +89,34 @@ def test_nobody_is_waited_for_who_sleeps() -> None:
     np.testing.assert_array_equal(marks, [[1, 0, 0]] * 50)
 
 
+def test_who_is_expected_stays_awake() -> None:
+    """Three times as long as otherwise, if he is told so every now and then; and no longer."""
+    posted, turns = team.known()[0], 2_000_000
+    begin = time.monotonic()
+    team.rest(posted, turns)
+    patience = time.monotonic() - begin
+    helper = threading.Thread(target=team.rest, args=(posted, turns))
+    helper.start()
+    wait_until(lambda: team.awake() == 1)
+    until = time.monotonic() + 3 * patience
+    while time.monotonic() < until:
+        team.expect()
+        assert team.awake() == 1
+        time.sleep(patience / 20)
+    wait_until(lambda: team.awake() == 0)
+    helper.join(60)
+
+
+def test_rousing_says_that_a_loop_is_expected() -> None:
+    """Before it looks who is awake: or one might go just then, and nobody would be woken."""
+    pool.rouse(2)
+    wait_until(lambda: team.awake() == 1)
+    before = team._number(team._EXPECTED).value
+    pool.rouse(2)
+    assert team._number(team._EXPECTED).value == before + 1
+    assert pool._team.idle()
+
+
 def test_a_team_at_work_is_not_waited_for() -> None:
     """While one loop is shared, which waits for a third, another is done by its caller alone."""
     marks, come = np.zeros((9, 3), np.int64), np.zeros(3, np.int64)

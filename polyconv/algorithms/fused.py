@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..arrays import Array, address, aligned, every, memory, offsets, padded_rows
+from ..arrays import Array, address, aligned, every, memory, offsets, outgrows, padded_rows
 from ..problem import ConvProblem
 from .base import Cost
 from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, Block, block
 from .direct import DEPTH
+
+if TYPE_CHECKING:
+    from ..compiled import codelets
 
 __all__ = ["Panels", "cost", "kept", "prepare", "units", "write"]
 
@@ -62,14 +65,14 @@ def axes_of(p: ConvProblem, m: tuple[int, ...]) -> tuple[Axis, ...]:
 
 
 class Panels(NamedTuple):
-    """The transformed kernel, ``(points, G, panels, C, width)``, flat, and how it is read."""
+    """The transformed kernel, ``(G, panels, points, C, width)``, flat, and how it is read."""
 
     w: Array
     block: Block
     lanes: int
     width: int
-    bt: Array
-    at: Array
+    bt: codelets.Matrices
+    at: codelets.Matrices
 
 
 def _product(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
@@ -88,28 +91,25 @@ def prepare(
     w: Array, matrices: tuple[Sequence[Array], ...], p: ConvProblem, m: tuple[int, ...], xp: ModuleType
 ) -> Panels:
     """What :func:`write` reads of a kernel ``(G, K, C, *kernel)``; ``matrices`` are AT, G and BT of each axis."""
-    from ..compiled import blocks, microkernel
+    from ..compiled import blocks, codelets, microkernel
 
     lanes = microkernel.VECTOR_BYTES // p.itemsize
     found, _ = _product(p, microkernel.REGISTERS, lanes)
     width, wide = found.vectors * lanes, _wide(p, m, microkernel.REGISTERS)
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     points, panels = math.prod(inputs), -(-p.filters // width)
-    # The micro-kernel reads as many rows of each matrix as the longest axis has, and forgets those that are too many.
-    beyond = xp.zeros(max(inputs) ** 2, dtype=w.dtype)
-    at, g, bt = (xp.concat([*(xp.reshape(matrix, (-1,)) for matrix in each), beyond]) for each in matrices)
+    at, g, bt = map(codelets.Matrices, matrices)
     packed = aligned((points * p.groups * panels * p.channels * width,), w.dtype)
     if p.filters % width:  # what nobody fills
         packed[...] = 0
     weights, (w_group, _, w_channel, *w_space) = memory(w, 1)
-    one_point = p.groups * panels * p.channels * width
-    ways = _ways(inputs, w_space, [one_point * entry for entry in _apart(inputs)], width)
+    ways = _ways(inputs, w_space, [p.channels * width * entry for entry in _apart(inputs)], width)
     table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
     scratch = aligned((points * width,), w.dtype)
     blocks.kernel_panels(
-        packed[0], (0,) * max(inputs), (0,) * found.vectors, address(g), table,
+        packed[0], g, (0,) * found.vectors, table,
         address(weights), w_group, w_channel, w_lines, address(packed), panel_lines,
-        address(scratch), width, p.channels, p.filters, p.groups,
+        address(scratch), width, points, p.channels, p.filters, p.groups,
     )  # fmt: skip
     return Panels(packed, found, wide * lanes, width, bt, at)
 
@@ -138,15 +138,14 @@ def _lines(
 ) -> tuple[Array, Array, Array]:
     """What the loops are told of the transforms of a block whose axes are so long ``before`` and ``after``.
 
-    The table ``(axes, 6)`` of :func:`polyconv.compiled.blocks.winograd`, and where lines begin here and there.
+    The table ``(axes, 5)`` of :func:`polyconv.compiled.blocks.winograd`, and where lines begin here and there.
     """
-    rows, lines, place = [], [], 0
+    rows, lines = [], []
     for axis, way in enumerate(ways):
         lengths = [*after[:axis], *before[axis:]]
         others = [b for b in range(len(ways)) if b != axis]
         number = math.prod(lengths[b] for b in others)
-        rows.append((way.source[axis], way.target[axis], after[axis], before[axis], place, number))
-        place += after[axis] * before[axis]
+        rows.append((way.source[axis], way.target[axis], after[axis], before[axis], number))
         lines.append([offsets(tuple(every(lengths[b], steps[b]) for b in others), xp) for steps in way])
     sources, targets = zip(*lines, strict=True)
     return xp.asarray(rows, dtype=xp.int64), padded_rows(sources, xp), padded_rows(targets, xp)
@@ -163,10 +162,10 @@ def together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int:
 
     They are shared out evenly, among workers too, in whole rows of the product's block as far as may be.
     """
-    each = points * (p.channels + p.filters) * p.itemsize
+    (rows, vectors), _ = _product(p, REGISTERS, VECTOR_BYTES // p.itemsize)
+    each = points * (p.channels * p.itemsize + vectors * VECTOR_BYTES)
     kernel = points * p.channels * p.filters * p.itemsize
     most = max(1, min(_BLOCK_BYTES + kernel // 4, _MOST_BYTES) // each)
-    (rows, _), _ = _product(p, REGISTERS, VECTOR_BYTES // p.itemsize)
     turns = -(-blocks // (most // rows * rows or most))
     turns = -(-turns * p.groups // workers) * workers // p.groups
     some = -(-blocks // turns)
@@ -207,7 +206,7 @@ class _Tables(NamedTuple):
 @lru_cache(maxsize=64)
 def _tables(
     p: ConvProblem, m: tuple[int, ...], x_strides: tuple[int, ...], y_strides: tuple[int, ...],
-    number: int, lanes: int, filters: int, xp: ModuleType,
+    number: int, lanes: int, width: int, xp: ModuleType,
 ) -> _Tables:  # fmt: skip
     axes = axes_of(p, m)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
@@ -221,7 +220,7 @@ def _tables(
         return xp.reshape(xp.asarray(rows, dtype=xp.int64), (len(rows), -1) if rows[0] else (len(rows), 0))
 
     pixels, results = ([a.dilation * s for a, s in zip(axes, space, strict=True)] for space in (x_space, y_space))
-    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, filters))
+    image, products = ([entry * number * each for entry in _apart(inputs)] for each in (p.channels, width))
     lows = [low for low, _ in p.padding]
     found = [axis.found(low, size) for axis, low, size in zip(axes, lows, p.size, strict=True)]
     within = [entry * lanes for entry in _apart(inputs)]
@@ -271,43 +270,37 @@ def write(
         x, made = turned, _channels_innermost(y, xp)
     pixels, x_strides = memory(x, 2)
     result, y_strides = memory(made)
-    inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
-    points = math.prod(inputs)
+    points = math.prod(axis.inputs for axis in axes)
     number, turns = _turns(p, m, workers)
     (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
-    filters = -(-p.filters // kernel.width) * kernel.width
-    t = _tables(p, m, x_strides, y_strides, number, lanes, filters, xp)
+    t = _tables(p, m, x_strides, y_strides, number, lanes, kernel.width, xp)
     image = aligned((workers, (points * number + rows) * p.channels), x.dtype)
-    products = aligned((workers, points * number * filters), x.dtype)
+    products = aligned((workers, points * number * kernel.width), x.dtype)
     scratch = aligned((workers, (2 * points + 1) * lanes), x.dtype)
     scratch[:, 2 * points * lanes :] = 0
     rooms = image, products, scratch
+    past = (0,) if outgrows(result, microkernel.VECTOR_BYTES) else ()
     blocks.winograd(
         workers, turns * p.groups,
-        kernel.w[0], (0,) * max(inputs), (0,) * max(outputs), (0,) * (lanes // vector),
-        (0,) * rows, (0,) * vectors, _depth(p.channels, vector), lanes, number,
+        kernel.bt, kernel.at, kernel.w[0], (0,) * (lanes // vector), (0,) * rows, (0,) * vectors, past,
+        _depth(p.channels, vector), lanes, number,
         p.batch, address(pixels), t.x_blocks, *x_strides[:2], t.x_pixels, t.pixels, t.x_inside,
-        address(kernel.bt), t.there, t.x_lines, t.image_lines,
+        t.there, t.x_lines, t.image_lines,
         address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
         *map(address, rooms), tuple(room.strides[0] for room in rooms),
-        address(result), t.y_blocks, *y_strides[:2], address(kernel.at), t.back, t.product_lines, t.y_lines,
+        address(result), t.y_blocks, *y_strides[:2], t.back, t.product_lines, t.y_lines,
         t.last, t.inside,
     )  # fmt: skip
     if made is not y:
         interleave(made, y)
 
 
-def _filled(p: ConvProblem, vectors: int) -> int:
-    """Filters of whole panels, each of so many ``vectors``."""
-    width = vectors * (VECTOR_BYTES // p.itemsize)
-    return -(-p.filters // width) * width
-
-
 def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Elements of a prepared kernel: panels are filled up with zeros."""
-    (_, vectors), _ = _product(p, REGISTERS, VECTOR_BYTES // p.itemsize)
+    lanes = VECTOR_BYTES // p.itemsize
+    width = _product(p, REGISTERS, lanes)[0].vectors * lanes
     points = math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
-    return points * p.groups * p.channels * _filled(p, vectors)
+    return points * p.groups * p.channels * -(-p.filters // width) * width
 
 
 def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
@@ -335,11 +328,10 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     turned = 0 if p.channels_last else p.batch * p.groups * p.channels * math.prod(p.size) + p.output_elements
     # Blocks are written and read where a near cache does not hold a batch of them, and for each batch the kernel is,
     # while products are made.
-    batch = points * some * (p.channels + p.filters) * p.itemsize
+    batch = points * some * (p.channels * p.itemsize + vectors * VECTOR_BYTES)
     through = int(2 * multiplied * (p.channels + p.filters) * max(0.0, 1 - _NEAR_BYTES / batch))
     through += kernel * -(-number // some) // _HIDDEN
-    own = (points * some * (p.channels + _filled(p, vectors)) + 14 * p.channels) * p.itemsize
-    own += (2 * points + 1) * wide * VECTOR_BYTES
+    own = batch + 14 * p.channels * p.itemsize + (2 * points + 1) * wide * VECTOR_BYTES
     return Cost(
         loop_slots=int(2 * lanes * cycles),
         other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),

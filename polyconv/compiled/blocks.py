@@ -1,6 +1,6 @@
 """Winograd's method block by block: gathered, transformed, multiplied and put in place while they are in cache.
 
-All three transforms' matrix products, small as they are, and the large one between them go through the same
+The transforms are straight-line code, written for their matrices, and the large product between them goes through the
 micro-kernel. Channels are innermost; arrays come flat, and offsets are in elements.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from .codelets import transform
 from .microkernel import copy, multiply
 from .team import share, shared
 
@@ -16,13 +17,13 @@ __all__ = ["kernel_panels", "winograd"]
 
 @njit(nogil=True, cache=True)
 def kernel_panels(
-    element, inputs, vectors, g, there, w, w_group, w_channel, w_lines, panels, panel_lines,
-    scratch, width, channels, filters, groups,
+    element, g, wide, there, w, w_group, w_channel, w_lines, panels, panel_lines, scratch, width, points, channels,
+    filters, groups,
 ):  # fmt: skip
     """Transform the kernel of every channel and ``width`` filters at a time: what :func:`winograd` takes for ``w``.
 
-    ``there``, ``w_lines`` and ``panel_lines`` are as ``there``, ``x_lines`` and ``image_lines``; filters are innermost
-    in ``w``.
+    ``g`` is a matrix for every axis; ``there``, ``w_lines`` and ``panel_lines`` are as ``there``, ``x_lines`` and
+    ``image_lines``; filters are innermost in ``w``.
     """
     axes = len(there)
     for group in range(groups):
@@ -33,42 +34,42 @@ def kernel_panels(
                     target, end = scratch, 0
                     if axis == axes - 1:
                         target = panels
-                        end = ((group * -(-filters // width) + k // width) * channels + c) * width
-                    step, to, height, length, matrix, lines = there[axis]
+                        end = ((group * -(-filters // width) + k // width) * points * channels + c) * width
+                    step, to, height, lines = there[axis, 0], there[axis, 1], there[axis, 2], there[axis, 4]
                     for line in range(lines):
-                        multiply(
-                            element, inputs, vectors, (0,), g, matrix, length, 1,
-                            source, place + w_lines[axis, line], step, target, end + panel_lines[axis, line], to,
-                            0, height, min(width, filters - k), 0, length, False,
+                        transform(
+                            element, g, axis, wide, source, place + w_lines[axis, line], step,
+                            target, end + panel_lines[axis, line], to, min(width, filters - k), height, (),
                         )  # fmt: skip
                     source, place = scratch, 0
 
 
 @shared
 def _winograd(
-    member, first_unit, last_unit, element, inputs, outputs, wide, rows, vectors, depth, lanes, together,
-    images, x, x_blocks, x_image, x_group, x_pixels, pixels, x_inside, bt, there, x_lines, image_lines,
+    member, first_unit, last_unit, bt, at, element, wide, rows, vectors, past, depth, lanes, together,
+    images, x, x_blocks, x_image, x_group, x_pixels, pixels, x_inside, there, x_lines, image_lines,
     w, width, points, channels, filters, groups, image, products, scratch, rooms,
-    y, y_blocks, y_image, y_group, at, back, product_lines, y_lines, last, inside,
+    y, y_blocks, y_image, y_group, back, product_lines, y_lines, last, inside,
 ):  # fmt: skip
     """Convolve all blocks of ``images``, ``together`` at a time.
 
-    ``inputs`` and ``outputs`` are tuples as long as a block has of them along an axis at most, ``wide`` as it takes
-    vectors of ``lanes`` channels to transform; ``rows`` and ``vectors`` are the block of the product. ``x_blocks`` and
-    ``y_blocks`` say where the blocks of an image begin, ``inside``, ``(blocks, axes)``, how many of their outputs there
-    are, and ``x_inside``, ``(blocks, axes, 2)``, the first of their inputs that the image has and the one after the last:
-    what lies beyond is zero, and such a block is put together first. ``pixels``, ``(points, axes)``, are the coordinates of
-    the inputs of a block, and ``x_pixels`` how far they lie from where it begins.
+    ``bt`` and ``at`` are the matrices of both transforms, one for each axis, and ``wide`` is a tuple as long as it takes
+    vectors to transform ``lanes`` channels; ``rows`` and ``vectors`` are the block of the product. A result that outgrows
+    the caches is stored ``past`` them, if that is not empty. ``x_blocks`` and ``y_blocks`` say where the blocks of an image
+    begin, ``inside``, ``(blocks, axes)``, how many of their outputs there are, and ``x_inside``, ``(blocks, axes, 2)``, the
+    first of their inputs that the image has and the one after the last: what lies beyond is zero, and such a block is put
+    together first. ``pixels``, ``(points, axes)``, are the coordinates of the inputs of a block, and ``x_pixels`` how far
+    they lie from where it begins.
 
     Lines are transformed axis by axis. ``x_lines`` and ``image_lines``, ``(axes, lines)``, say where they begin and
-    where they are put, and a row of ``there``, ``(axes, 6)``, how far their entries lie apart here and there, how many
-    go and come, where in ``bt`` the matrix is, and how many lines there are. ``back``, ``product_lines`` and
+    where they are put, and a row of ``there``, ``(axes, 5)``, how far their entries lie apart here and there, how many
+    come and go, and how many lines there are. ``back``, ``product_lines`` and
     ``y_lines`` are the same for the way back. The way there is told twice, from the image and from a block that was put
     together, ``(2, axes, ...)``. ``last``, ``(lines, axes - 1)``, are the coordinates of the lines of the last axis on the
     way back.
 
-    ``w`` is ``(points, groups, panels, channels, width)``. ``image``, ``(points, channels / depth, together, depth)``,
-    ``products``, ``(points, panels, together, width)``, and ``scratch``, ``(2 * points + 1, lanes)``, whose last row is
+    ``w`` is ``(groups, panels, points, channels, width)``. ``image``, ``(points, channels / depth, together, depth)``,
+    ``products``, ``(points, together, width)``, of one panel, and ``scratch``, ``(2 * points + 1, lanes)``, whose last row is
     zero, are workspace, of which every member has its own, so many bytes apart as ``rooms`` says of each. A unit is
     ``together`` blocks, in a group. The product thus goes through memory from end to end, and knows what comes next:
     while it multiplies a few blocks, the next ones are fetched, and a part of the next ``depth`` channels' kernel, which
@@ -109,20 +110,19 @@ def _winograd(
                         target, end = scratch, 0
                         if axis == axes - 1:
                             target, end = image, start * together + block * deep + c - start
-                        step, to, height, length, matrix, lines = there[beyond, axis]
-                        for line in range(lines):
-                            multiply(
-                                element, inputs, wide, (0,), bt, matrix, length, 1,
-                                source, place + x_lines[beyond, axis, line], step,
-                                target, end + image_lines[axis, line], to,
-                                0, height, some, 0, length, False,
+                        step, to, height = there[beyond, axis, 0], there[beyond, axis, 1], there[beyond, axis, 2]
+                        for line in range(there[beyond, axis, 4]):
+                            transform(
+                                element, bt, axis, wide, source, place + x_lines[beyond, axis, line], step,
+                                target, end + image_lines[axis, line], to, some, height, (),
                             )  # fmt: skip
                         source, place = scratch, 0
         calls = -(-number // len(rows))
-        for point in range(points):
-            for panel in range(panels):
-                made = (point * panels + panel) * together * width
-                place = ((point * groups + group) * panels + panel) * channels * width
+        for panel in range(panels):
+            filled = min(width, filters - panel * width)
+            for point in range(points):
+                made = point * together * width
+                place = ((group * panels + panel) * points + point) * channels * width
                 for c in range(0, channels, depth):
                     deep = min(depth, channels - c)
                     image_chunk = (point * channels + c) * together
@@ -131,41 +131,38 @@ def _winograd(
                         multiply(
                             element, rows, vectors, (0,), image, image_chunk - c, deep, 1,
                             w, place, width, products, made, width,
-                            block, min(len(rows), number - block), min(width, filters - panel * width),
+                            block, min(len(rows), number - block), filled,
                             c, c + deep, c > 0, (),
                             image_chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (w_move,),
                         )  # fmt: skip
                         w_soon += deep * w_move
-        for block in range(number):
-            one, which = divmod(begin + block, each)
-            for panel in range(panels):
-                filled = min((panel + 1) * width, filters)
-                for k in range(panel * width, filled, lanes):
-                    source, place = products, (panel * together + block - panel) * width + k
-                    for axis in range(axes):
-                        final = axis == axes - 1
-                        target, end = (
-                            (y, one * y_image + y_blocks[which] + group * y_group + k) if final else (scratch, 0)
-                        )
-                        step, to, height, length, matrix, lines = back[axis]
-                        if final:
-                            height = inside[which, axis]
-                        for line in range(lines):
-                            wanted = True
-                            if final:
-                                for other in range(axis):
-                                    wanted = wanted and last[line, other] < inside[which, other]
-                            if wanted:
-                                multiply(
-                                    element, outputs, wide, (0,), at, matrix, length, 1,
-                                    source, place + product_lines[axis, line], step,
-                                    target, end + y_lines[axis, line], to,
-                                    0, height, min(lanes, filled - k), 0, length, False,
-                                )  # fmt: skip
+            for block in range(number):
+                one, which = divmod(begin + block, each)
+                for k in range(0, filled, lanes):
+                    source, place = products, block * width + k
+                    for axis in range(axes - 1):
+                        step, to, height = back[axis, 0], back[axis, 1], back[axis, 2]
+                        for line in range(back[axis, 4]):
+                            transform(
+                                element, at, axis, wide, source, place + product_lines[axis, line], step,
+                                scratch, y_lines[axis, line], to, min(lanes, filled - k), height, (),
+                            )  # fmt: skip
                         source, place = scratch, 0
+                    axis = axes - 1
+                    step, to = back[axis, 0], back[axis, 1]
+                    end = one * y_image + y_blocks[which] + group * y_group + panel * width + k
+                    for line in range(back[axis, 4]):
+                        wanted = True
+                        for other in range(axis):
+                            wanted = wanted and last[line, other] < inside[which, other]
+                        if wanted:
+                            transform(
+                                element, at, axis, wide, source, place + product_lines[axis, line], step,
+                                y, end + y_lines[axis, line], to, min(lanes, filled - k), inside[which, axis], past,
+                            )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def winograd(workers, units, *args):
+def winograd(workers, units, bt, at, *args):
     """Run :func:`_winograd`."""
-    share(_winograd(args), workers, units)
+    share(_winograd((bt, at, *args)), workers, units)

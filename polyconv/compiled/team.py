@@ -21,7 +21,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["TURNS", "announce", "awaited", "awake", "clear", "known", "post", "rest", "share", "shared"]
+__all__ = ["TURNS", "announce", "awaited", "awake", "clear", "expect", "known", "post", "rest", "share", "shared"]
 
 TURNS = 1_500  # looks at a counter before a thread goes to sleep after all: about a quarter of a millisecond
 _GRACE = 300  # looks, once there is a job, until its loop must have begun, or for others to end their parts of one
@@ -34,8 +34,9 @@ _LINE = 64
 _OWNED, _OPEN, _OPENED, _INSIDE, _PLACES, _CODE, _BLOCK, _UNITS, _LENGTH, _DRAWN, _LOW, _HIGH = range(
     0, 12 * _LINE, _LINE
 )
-# And for jobs of Python's: how many were POSTED, how often one has ENDED, how many loops of theirs have BEGUN.
-_POSTED, _ENDED, _BEGUN, _AWAKE, _SIZE = range(12 * _LINE, 17 * _LINE, _LINE)
+# And for jobs of Python's: how many were POSTED, how often one has ENDED, how many loops of theirs have BEGUN. Then how
+# many helpers are AWAKE, and how often one was EXPECTED to be so soon.
+_POSTED, _ENDED, _BEGUN, _AWAKE, _EXPECTED, _SIZE = range(12 * _LINE, 18 * _LINE, _LINE)
 
 _memory = ctypes.create_string_buffer(_SIZE + _LINE)
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(_memory))  # a helper may look there when all else is gone
@@ -59,6 +60,14 @@ def _number(which: int) -> ctypes.c_int64:
 def awake() -> int:
     """How many helpers rest awake."""
     return _number(_AWAKE).value
+
+
+def expect() -> None:
+    """Say that there will be a loop: who rests awake now does so for as long again.
+
+    Whoever looks afterwards how many are :func:`awake` knows that these will still be so.
+    """
+    _number(_EXPECTED).value += 1
 
 
 def post() -> None:
@@ -243,24 +252,35 @@ def _join():
 def rest(posted, turns):
     """Say that a job has ended, and share loops until more jobs than ``posted`` are there, or nothing comes for a while.
 
+    That is so many ``turns``, after the last loop or the last time that one was expected.
+
     Whoever posts jobs holds Python's lock, until his own loop has begun.
     """
     _add(_ENDED, 1)
     _add(_AWAKE, 1)
-    opened, left = _look(_OPENED) - 1, turns
-    while left > 0:
+    opened, expected, left = _look(_OPENED) - 1, _look(_EXPECTED), turns
+    while True:
         if _look(_OPENED) != opened:
             opened, left = _look(_OPENED), turns
             _join()
+        if _look(_EXPECTED) != expected:
+            expected, left = _look(_EXPECTED), turns
         if _look(_POSTED) != posted:
-            begun, left = _look(_BEGUN), 0
+            begun = _look(_BEGUN)
             for _ in range(_GRACE):
                 _give_way()
                 if _look(_BEGUN) != begun:
                     break
+            _add(_AWAKE, -1)
+            return
         _give_way()
         left -= 1
-    _add(_AWAKE, -1)
+        if left <= 0:
+            # Whoever expects us has said so before he looked, and we look after we have said that we go.
+            _add(_AWAKE, -1)
+            if _look(_EXPECTED) == expected:
+                return
+            _add(_AWAKE, 1)
 
 
 @njit(nogil=True, cache=True)
