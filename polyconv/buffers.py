@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["KEPT", "WORTH", "lend", "release"]
 
-WORTH = 1 << 18  # bytes of a block that is worth keeping
+WORTH = 1 << 20  # bytes of a block that is worth keeping
 KEPT = 256 << 20  # bytes that are kept, at most, of blocks that nobody has
 _MANY = 64  # blocks that are kept, at most: they are looked through
 _SLACK = 1.25  # times what is asked for, that a block may have
