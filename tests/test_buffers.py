@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,21 +130,27 @@ def test_threads_never_share_a_block() -> None:
     assert len({id(block) for block in buffers._kept.values()}) == len(kept()) <= buffers._MANY
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+_FORK = """
+import os, threading
+from polyconv import arrays, buffers
+
+def split():
+    child = os.fork()
+    if child == 0:
+        threading.Timer(30, os._exit, (1,)).start()  # who waits for a lock that nobody has
+        buffers.lend(10, arrays._bytes)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    print("lent")
+
+with buffers._guard:
+    splitter = threading.Thread(target=split)  # which has not the lock
+    splitter.start()
+    splitter.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_process_that_was_split_off_while_another_thread_lent_can_lend() -> None:
-    with buffers._guard:
-        child: list[int] = []
-
-        def split() -> None:
-            if (process := os.fork()) == 0:
-                threading.Timer(20, os._exit, (1,)).start()
-                buffers.lend(10, arrays._bytes)
-                os._exit(0)
-            child.append(process)
-
-        splitter = threading.Thread(target=split)  # who has not the lock
-        splitter.start()
-        splitter.join()
-    _, status = os.waitpid(child[0], 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    done = subprocess.run([sys.executable, "-c", _FORK], timeout=100, capture_output=True, text=True, check=False)
+    assert done.stdout == "lent\n", done.stderr
