@@ -24,7 +24,8 @@ _MANY = 64  # blocks that are kept, at most: they are looked through
 _SLACK = 1.25  # times what is asked for, that a block may have
 
 _kept: OrderedDict[int, Any] = OrderedDict()  # the one that was given back last comes last
-_guard = threading.RLock()  # blocks come back whenever objects die, be it in here
+# Blocks come back whenever objects die: in any thread, and in the midst of what is done here, as garbage is collected.
+_guard = threading.RLock()
 
 
 def _keep(block: Any) -> None:
@@ -36,7 +37,7 @@ def _keep(block: Any) -> None:
 
 def _forget(most: int) -> None:
     """Give back those that came first, until no more bytes than ``most`` are left, and no more than some blocks."""
-    total = sum(block.nbytes for block in _kept.values())
+    total = sum(block.nbytes for block in [*_kept.values()])
     while _kept and (total > most or len(_kept) > _MANY):
         total -= _kept.popitem(last=False)[1].nbytes
 
@@ -58,9 +59,10 @@ def lend(size: int, make: Callable[[int], Any]) -> Any:
     ``make(size)`` makes an array of that many bytes.
     """
     with _guard:
-        for which, block in reversed(_kept.items()):
-            if size <= block.nbytes <= _SLACK * size:
-                return _Loan(_kept.pop(which))
+        for which in [*reversed(_kept)]:
+            block = _kept.get(which)
+            if block is not None and size <= block.nbytes <= _SLACK * size and _kept.pop(which, None) is not None:
+                return _Loan(block)
         _forget(KEPT - size)
     return _Loan(make(size))
 

@@ -130,6 +130,35 @@ def test_threads_never_share_a_block() -> None:
     assert len({id(block) for block in buffers._kept.values()}) == len(kept()) <= buffers._MANY
 
 
+def test_blocks_may_come_back_while_one_is_looked_for() -> None:
+    """As they do when garbage is collected just then; and what is looked at may be given back."""
+
+    class Busy:
+        """A block of which many come back, or all are given back, whenever its size is asked for."""
+
+        def __init__(self, happens: Callable[[], None]) -> None:
+            self.happens = happens
+
+        @property
+        def nbytes(self) -> int:
+            happens, self.happens = self.happens, lambda: None
+            happens()
+            return 700
+
+    def many() -> None:
+        for _ in range(3):
+            buffers._keep(arrays._bytes(300))
+
+    for happens in (many, pc.release_memory):
+        pc.release_memory()
+        buffers._kept[0], buffers._kept[1] = arrays._bytes(200), Busy(happens)
+        buffers._kept[2] = arrays._bytes(100)
+        assert np.asarray(buffers.lend(1000, arrays._bytes)).nbytes == 1000
+        buffers._kept[1] = Busy(happens)
+        buffers._forget(0)
+        assert kept() == ([300] * 3 if happens is many else [])  # who comes so late is counted the next time
+
+
 _FORK = """
 import os, threading
 from polyconv import arrays, buffers

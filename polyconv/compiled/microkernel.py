@@ -148,7 +148,8 @@ def slide(
 
     where there is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has
     entries. So many taps as ``several`` has are met at a time. If the window of the next row begins some taps further
-    on, ``step`` has as many: what is loaded for one row then serves all that see it. If not, ``step`` is empty. ``past`` is as in :func:`multiply`.
+    on, ``step`` has as many: what is loaded for one row then serves all that see it. If not, ``step`` is empty.
+    ``past`` is as in :func:`multiply`.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
