@@ -75,9 +75,9 @@ class _Writer:
         """The sum of vectors, each times its factor; one that needs no product comes first."""
         total = None
         for factor, vector in sorted(zip(factors, x, strict=True), key=lambda term: (abs(term[0]) != 1, -term[0])):
-            number = self.number(factor)
             if factor == 0:
                 continue
+            number = self.number(factor)
             if total is None:
                 total = vector if factor == 1 else self.builder.fmul(vector, number)
             elif abs(factor) == 1:
