@@ -95,7 +95,7 @@ def multiply(
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
             for place in chain.from_iterable(sums):
                 builder.store(v.zero, place)
-            with cgutils.for_range_slice(builder, begin, end, INDEX(1)) as (tap, _):
+            with v.each(begin, end) as tap:
                 a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
                 for array, there, move in streams:
                     v.fetch(array, builder.add(there, builder.mul(builder.sub(tap, begin), move)))
@@ -106,8 +106,12 @@ def multiply(
                         left = [v.splat(builder.load(builder.gep(a, [there])))] * len(masks)
                     else:
                         left = vectors_of(a, there, masks)
-                    for place, one, other in zip(row, left, right, strict=True):
-                        builder.store(v.multiply_add(one, other, builder.load(place)), place)
+                    met = [
+                        v.multiply_add(one, other, builder.load(place))
+                        for place, one, other in zip(row, left, right, strict=True)
+                    ]
+                    for place, vector in zip(row, v.settle(met), strict=True):
+                        builder.store(vector, place)
             # What was there comes last: of many terms, few are added to a large sum, and so less is lost to rounding.
             with builder.if_then(more):
                 for row, start in zip(sums, y_start, strict=True):
@@ -169,7 +173,7 @@ def slide(
             sums = [cgutils.alloca_once(builder, v.type) for _ in rows]
             for place in sums:
                 builder.store(v.zero, place)
-            with cgutils.for_range_slice(builder, begin, end, INDEX(1)) as (line, _):
+            with v.each(begin, end) as line:
                 a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [line])))
                 b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [line])))
 
@@ -187,14 +191,15 @@ def slide(
                     for (row, ahead), met in sorted(seen.items()):
                         there = builder.add(builder.mul(INDEX(row), a_row), builder.mul(INDEX(ahead), a_tap))
                         pixels = load(a, builder.add(a_start, there), wide_a, mask)
-                        for m, t in met:
-                            builder.store(v.multiply_add(pixels, kernel[t], builder.load(sums[m])), sums[m])
+                        added = [v.multiply_add(pixels, kernel[t], builder.load(sums[m])) for m, t in met]
+                        for (m, _), vector in zip(met, v.settle(added), strict=True):
+                            builder.store(vector, sums[m])
 
                 whole = builder.sub(taps, builder.srem(taps, INDEX(len(several))))
-                with cgutils.for_range_slice(builder, INDEX(0), whole, INDEX(len(several))) as (tap, _):
+                with v.each(INDEX(0), whole, len(several)) as tap:
                     meet(tap, len(several))
                 if len(several) > 1:
-                    with cgutils.for_range_slice(builder, whole, taps, INDEX(1)) as (tap, _):
+                    with v.each(whole, taps) as tap:
                         meet(tap, 1)
             for place, start in zip(sums, starts, strict=True):
                 v.store(builder.load(place), y, builder.add(y_base, start), mask, past=bool(len(signature.args[22])))

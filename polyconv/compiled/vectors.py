@@ -7,11 +7,14 @@ Arrays are addresses, as in :mod:`polyconv.compiled.microkernel`; ``element`` is
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
 __all__ = [
@@ -31,7 +34,8 @@ __all__ = [
     "zero",
 ]
 
-_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
+_, _, _features = cpu_target.target_context.codegen().magic_tuple()  # of what numba compiles for
+_WIDE, _SETTLES = (feature in _features.split(",") for feature in ("+avx512f", "+avx"))
 VECTOR_BYTES = 64 if _WIDE else 32
 """Bytes of a vector."""
 REGISTERS = 32 if _WIDE else 16
@@ -59,6 +63,44 @@ class Vectors:
 
     def _place(self, data: Any, offset: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(data, [offset]), self.type.as_pointer())
+
+    @contextmanager
+    def each(self, begin: Any, end: Any, step: int = 1) -> Iterator[Any]:
+        """Every ``step``-th index from ``begin`` to before ``end``, in a loop that stays as it is written.
+
+        Compilers like to write a loop's body several times, whose loads, all made first, need more registers than
+        there are.
+        """
+        builder = self.builder
+        before = builder.basic_block
+        head, body, after = map(builder.append_basic_block, ("head", "body", "after"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        index = builder.phi(INDEX)
+        index.add_incoming(begin, before)
+        builder.cbranch(builder.icmp_signed("<", index, end), body, after)
+        builder.position_at_end(body)
+        yield index
+        index.add_incoming(builder.add(index, INDEX(step)), builder.basic_block)
+        once = builder.module.add_metadata([builder.module.add_metadata(["llvm.loop.unroll.disable"])])
+        builder.branch(head).set_metadata("llvm.loop", once)
+        builder.position_at_end(after)
+
+    def settle(self, vectors: list[Any]) -> list[Any]:
+        """The same vectors, which are computed here: what is written below is loaded below.
+
+        A compiler that knows how long loads take makes as many as it can ahead of their use, and runs out of registers:
+        blocks of 12 rows by 2 vectors then took two to four times as long on a Zen 5. An empty piece of assembler, which
+        it does not look into, stands in its way; it costs nothing when it runs.
+        """
+        if not (_SETTLES and self.floating):
+            return vectors
+        number = len(vectors)
+        those = ir.LiteralStructType([self.type] * number) if number > 1 else self.type
+        operands = ["=v"] * number + [*map(str, range(number))]  # vectors, each of which comes out where it goes in
+        nothing = ir.FunctionType(those, [self.type] * number)
+        there = self.builder.asm(nothing, "", ",".join([*operands, "~{memory}"]), vectors, side_effect=True)
+        return [self.builder.extract_value(there, i) for i in range(number)] if number > 1 else [there]
 
     def splat(self, value: Any, like: Any = None) -> Any:
         """A vector of one value."""
