@@ -432,18 +432,21 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each layer, at least three rounds")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="+", help="contestants by name")
+    parser.add_argument("--only", nargs="+", metavar="PEER", help="peers by the names of their functions here")
     parser.add_argument("--device", choices=PLACES, default="cpu")
     parser.add_argument("--tf32", action="store_true", help="let products in single precision be rounded, on a GPU")
     parser.add_argument("--json", help="file for all times")
     parser.add_argument("--plot", help="file for a picture of the ratios")
     args = parser.parse_args()
+    place = PLACES[args.device]
+    peers = {who.__name__: who for who in place.contestants if who is not polyconv}
+    if unknown := {*(args.only or ())} - peers.keys():
+        parser.error(f"--only knows {', '.join(peers)}, not {', '.join(sorted(unknown))}")
     if held := [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ]:
         sys.exit(f"unset {' and '.join(held)}: with them NumPy's BLAS is not what users have")
-    place = PLACES[args.device]
     if args.device == "cuda":
         round_products(args.tf32)
-    contestants = [who for who in place.contestants if args.only is None or who.__name__ in (*args.only, "polyconv")]
+    contestants = [polyconv, *(peers[name] for name in args.only or peers)]
     results: dict[str, dict[str, dict[str, float]]] = {dtype: {} for dtype in args.dtypes}
     for dtype, name in itertools.product(args.dtypes, args.layers):
         times = race(place, contestants, LAYERS[name], dtype, args.seconds, args.threads)

@@ -57,6 +57,15 @@ def test_a_wrong_output_stops_the_race(compare: Any) -> None:
         compare.race(compare.PLACES["cpu"], [compare.polyconv, liar], small(compare), "float32", 0.0, 1)
 
 
+def test_a_peer_that_nobody_knows_is_an_error(
+    compare: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare_peers.py", "--only", "PyTorch"])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "--only knows torch, jax, scipy" in capsys.readouterr().err
+
+
 def test_the_table_says_what_was_lost_first(compare: Any) -> None:
     times = {
         "vgg-conv3.2": {"polyconv NCHW (winograd)": 1.0, "PyTorch NCHW": 3.0, "cupyx fftconvolve": 40.0},
