@@ -499,8 +499,9 @@ def outgrows(y: np.ndarray, vector: int) -> bool:
     Before a line of the cache is stored to it is read, unless it is stored past the caches, and then as a whole; and so
     they keep for others what they have.
     """
-    whole = vector == _LINE and not (address(y) % _LINE or any(s % _LINE and s != y.itemsize for s in y.strides))
-    return whole and y.nbytes > _FAR
+    if y.nbytes <= _FAR or vector != _LINE or address(y) % _LINE:
+        return False
+    return not any(stride % _LINE and stride != y.itemsize for stride in y.strides)
 
 
 def workspace(shape: tuple[int, ...], dtype: Any, where: Any, xp: ModuleType) -> Array:
@@ -552,7 +553,8 @@ def address(x: Array) -> int:
 
 def steps(x: Array) -> tuple[int, ...]:
     """How many elements lie between neighbours along each axis of an array of NumPy's or CuPy's."""
-    return tuple(stride // x.itemsize for stride in x.strides)
+    item = x.itemsize
+    return tuple([stride // item for stride in x.strides])
 
 
 def by_value(*numbers: int) -> np.ndarray:
