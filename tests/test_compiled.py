@@ -29,7 +29,7 @@ from polyconv import arrays, kernel_gradient, planning, pool
 from polyconv.algorithms import direct, fused, sliding
 from polyconv.compiled import codelets, team
 from polyconv.compiled.codelets import Matrices, transform
-from polyconv.compiled.microkernel import VECTOR_BYTES, copy, gather, multiply, slide
+from polyconv.compiled.microkernel import VECTOR_BYTES, copy, multiply, slide
 from polyconv.execution import road
 from polyconv.planning import make_plan
 from polyconv.tiling import Tile
@@ -50,11 +50,6 @@ def run_slide(element, rows, several, step, wide_a, wide_b, *operands):
 @njit
 def run_copy(element, source, begin, target, start, number):
     copy(element, source, begin, target, start, number)
-
-
-@njit
-def run_gather(element, source, begin, step, target, start, number):
-    gather(element, source, begin, step, target, start, number)
 
 
 def numbers(rng: np.random.Generator, size: int | tuple[int, ...], dtype: str) -> np.ndarray:
@@ -106,7 +101,7 @@ def test_results_that_outgrow_caches_are_stored_past_them(
     """The same numbers, by every order of loops and every number of threads, wherever vectors are whole lines."""
     rng = np.random.default_rng(0)
     image, kernel = numbers(rng, x, "float64"), numbers(rng, w, "float64")
-    call = {"layout": layout, "kernel_layout": "HWIO", "algorithm": "direct", **keywords}
+    call = {"layout": layout, "kernel_layout": "HWIO", "algorithm": direct.LOOPS, **keywords}
     expected = pc.conv2d(image, kernel, **{**call, "algorithm": "im2col"})
     asked: list[bool] = []
 
@@ -248,11 +243,9 @@ def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
 def test_copies_write_what_they_should_and_nothing_else(dtype: str) -> None:
     source = np.arange(200).astype(dtype)
     for number in (0, 1, 7, 16, 33):
-        target, apart = np.zeros(60, dtype), np.zeros(60, dtype)
+        target = np.zeros(60, dtype)
         run_copy(source[0], arrays.address(source), 5, arrays.address(target), 3, number)
-        run_gather(source[0], arrays.address(source), 5, 3, arrays.address(apart), 3, number)
         np.testing.assert_array_equal(target, np.pad(source[5 : 5 + number], (3, 57 - number)))
-        np.testing.assert_array_equal(apart, np.pad(source[5 : 5 + 3 * number : 3], (3, 57 - number)))
 
 
 # Shapes that send direct convolution through each of its loops.
@@ -281,7 +274,7 @@ def test_direct_in_every_order_of_loops(name: str, stride: int, dilation: int) -
     rng = np.random.default_rng(0)
     x, w = rng.integers(-9, 9, x_shape), rng.integers(-9, 9, w_shape)
     keywords = {**keywords, "stride": stride, "dilation": dilation, "padding": (1, 2)}
-    plan = pc.plan(x, w, algorithm="direct", **keywords)
+    plan = pc.plan(x, w, algorithm=direct.LOOPS, **keywords)
     wide = plan.call.problem.output_size[-1] > 16
     known = {"positions": wide, "positions, groups": wide}
     if known.get(name, stride == dilation == 1 or "filters" not in name):
@@ -291,7 +284,7 @@ def test_direct_in_every_order_of_loops(name: str, stride: int, dilation: int) -
     kernel_layout = "HWIO" if letters == "NHWC" else "OIHW"
     expected = reference.convolve(x, w, layout=letters, kernel_layout=kernel_layout, **said).astype("int64")
     for dtype in ("int64", "float32", "float64"):
-        y = pc.conv(x.astype(dtype), w.astype(dtype), algorithm="direct", **keywords)
+        y = pc.conv(x.astype(dtype), w.astype(dtype), algorithm=direct.LOOPS, **keywords)
         np.testing.assert_array_equal(y, expected)  # whole numbers this small are exact in all
 
 
@@ -303,14 +296,14 @@ def test_long_sums_are_taken_in_parts() -> None:
         ("NCHW", (1, 50, 25, 25), (20, 50, 3, 3)),
     ):
         x, w = rng.integers(-9, 9, x_shape).astype("float64"), rng.integers(-9, 9, w_shape).astype("float64")
-        y, expected = (pc.conv(x, w, layout=layout, algorithm=name) for name in ("direct", "im2col"))
+        y, expected = (pc.conv(x, w, layout=layout, algorithm=name) for name in (direct.LOOPS, "im2col"))
         np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("make", [np.asfortranarray, lambda x: x[:, ::-1], lambda x: np.repeat(x, 2, -1)[..., ::2]])
-@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("algorithm", ["direct", direct.LOOPS, "winograd"], ids=["direct", "loops", "winograd"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_arrays_however_they_lie_in_memory(make, algorithm: str, layout: str) -> None:
+def test_arrays_however_they_lie_in_memory(make, algorithm: Any, layout: str) -> None:
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 16, 18, 20)), rng.standard_normal((3, 3, 20, 4))
     w = w if layout == "NHWC" else np.ascontiguousarray(w[:, :, :16].transpose(3, 2, 0, 1))

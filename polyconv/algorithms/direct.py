@@ -22,14 +22,15 @@ from . import sliding, sums
 from .base import Algorithm, Cost
 from .blocking import ENDLESS, REGISTERS, SOME, TALL, VECTOR_BYTES, Block, block
 from .edges import few, parts
+from .interleaved import interleaved
 from .strips import STRIPS
 
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["DEPTH", "DIRECT", "add"]
+__all__ = ["DEPTH", "DIRECT", "LOOPS", "add"]
 
-DEPTH = 128  # taps at a time: their part of the kernel stays in a near cache
+DEPTH = 256
 _NEAR = 200  # positions at a time, whose windows stay in cache
 _NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
 _FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold
@@ -357,19 +358,21 @@ def _reject(p: ConvProblem, target: Target) -> str | None:
     return None
 
 
-_LOOPS = Algorithm(
+LOOPS = Algorithm(
     name="direct", run=_run, cost=_cost, reject=_reject, prepare=_prepare, prepare_cost=_prepare_cost, write=_write,
     shares=_shares, absorbs=_absorbs, kernel_grad=sums.sums, kernel_grad_cost=sums.cost,
 )  # fmt: skip
 
 
 def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
-    """Numba's loops or CUDA's, whichever the target's arrays are for."""
-    return (_LOOPS,) if target.cuda else (STRIPS,)
+    """Numba's loops, in either layout, or CUDA's, whichever the target's arrays are for."""
+    if not target.cuda:
+        return (STRIPS,)
+    return (LOOPS,) if problem.channels_last else (LOOPS, interleaved(LOOPS))
 
 
 def _refused(problem: ConvProblem, target: Target) -> str | None:
     return _variants(problem, target)[0].reject(problem, target)
 
 
-DIRECT = replace(_LOOPS, reject=_refused, variants=_variants)
+DIRECT = replace(LOOPS, reject=_refused, variants=_variants)

@@ -181,8 +181,8 @@ def _turns(p: ConvProblem, m: tuple[int, ...], workers: int) -> tuple[int, int]:
 
 
 def units(p: ConvProblem, m: tuple[int, ...], workers: int) -> int:
-    """How many units the loops have; none where channels are copied first, to be innermost."""
-    return _turns(p, m, workers)[1] * p.groups if p.channels_last else 0
+    """How many units the loops have."""
+    return _turns(p, m, workers)[1] * p.groups
 
 
 class _Tables(NamedTuple):
@@ -240,36 +240,15 @@ def _tables(
     )
 
 
-def _channels_innermost(x: Array, xp: ModuleType) -> Array:
-    """An empty array like ``x``, ``(N, G, C, *size)``, that has channels innermost in memory."""
-    order = (0, *range(3, x.ndim), 1, 2)
-    return xp.permute_dims(
-        aligned(tuple(x.shape[axis] for axis in order), x.dtype), tuple(map(order.index, range(x.ndim)))
-    )
-
-
-def interleave(x: Array, y: Array) -> None:
-    """Copy between memory that has channels innermost and memory that has space so, ``(N, G, C, *size)`` both."""
-    from ..compiled import loops
-
-    source, x_strides = memory(x)
-    target, y_strides = memory(y)
-    loops.interleave(x.dtype.type(0), address(source), x_strides, address(target), y_strides, x.shape)
-
-
 def write(
     x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array, workers: int = 1
 ) -> None:
-    """Convolve into ``y``; ``p`` has no strides."""
+    """Convolve into ``y``; ``p`` has no strides, and channels are innermost in memory."""
     from ..compiled import blocks, microkernel
 
     axes = axes_of(p, m)
-    made = y
-    if not p.channels_last:
-        interleave(x, turned := _channels_innermost(x, xp))
-        x, made = turned, _channels_innermost(y, xp)
     pixels, x_strides = memory(x, 2)
-    result, y_strides = memory(made)
+    result, y_strides = memory(y)
     points = math.prod(axis.inputs for axis in axes)
     number, turns = _turns(p, m, workers)
     (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
@@ -291,8 +270,6 @@ def write(
         address(result), t.y_blocks, *y_strides[:2], t.back, t.product_lines, t.y_lines,
         t.last, t.inside,
     )  # fmt: skip
-    if made is not y:
-        interleave(made, y)
 
 
 def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
@@ -325,7 +302,6 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     forth = sum(points * n for n in inputs) * p.channels
     turns = sum(line * n * k for line, n, k in zip(lines, inputs, outputs, strict=True)) * p.filters
     kernel = points * p.groups * p.channels * p.filters
-    turned = 0 if p.channels_last else p.batch * p.groups * p.channels * math.prod(p.size) + p.output_elements
     # Blocks are written and read where a near cache does not hold a batch of them, and for each batch the kernel is,
     # while products are made.
     batch = points * some * (p.channels * p.itemsize + vectors * VECTOR_BYTES)
@@ -335,9 +311,9 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     return Cost(
         loop_slots=int(2 * lanes * cycles),
         other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
-        traffic=(p.image_elements + p.output_elements + through + 2 * turned) * p.itemsize,
-        runs=turned // 4,
+        traffic=(p.image_elements + p.output_elements + through) * p.itemsize,
+        runs=0,
         calls=30,
         each=own,
-        workspace=own + turned * p.itemsize + 8 * (number // p.batch) * (2 + 3 * p.ndim),
+        workspace=own + 8 * (number // p.batch) * (2 + 3 * p.ndim),
     )

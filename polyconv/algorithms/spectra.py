@@ -21,7 +21,7 @@ from ..arrays import Array, address, aligned, every, memory, offsets
 from ..problem import ConvProblem
 from .base import Cost
 from .blocking import VECTOR_BYTES
-from .fused import interleave
+from .interleaved import interleave
 
 __all__ = ["cost", "kept", "lengths", "prepare", "prepare_cost", "sizes", "units", "whole", "write"]
 
@@ -209,7 +209,7 @@ def _planes(x: Array, wide: bool, copies: bool, xp: ModuleType) -> tuple[Array, 
         return x, interleaved
     planes = aligned(x.shape, x.dtype)
     if copies:
-        interleave(x, planes)
+        interleave(x, planes, back=True)
     return planes, False
 
 

@@ -24,6 +24,7 @@ from ..rounding import roundoff, summed
 from . import fused, phases, transforms
 from .base import Algorithm, Cost
 from .cook_toom import Matrix, Transforms, amplification, exact_points, integer_points, winograd_transforms
+from .interleaved import interleaved
 from .overlap import assemble, blocks, gather
 
 if TYPE_CHECKING:
@@ -550,20 +551,24 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
     settings = _Settings(m if isinstance(m, int) else tuple(m), exact)
     if not fused:
         return _winograd(settings)
-    kinds = {language: _winograd(settings._replace(fused=language)) for language in _KINDS}
-    return replace(kinds["numba"], variants=lambda problem, target: (kinds[_language(target)],))
+    compiled = _winograd(settings._replace(fused="numba"))
+    return replace(compiled, variants=lambda problem, target: (_fused(settings, problem, target),))
 
 
-def _language(target: Target) -> str:
-    """What fused winograd is written in for the target's arrays."""
-    return "numba" if target.cuda else "CUDA"
+def _fused(settings: _Settings, problem: ConvProblem, target: Target) -> Algorithm:
+    """Fused winograd, in the language that there is for the target's arrays; numba's wants channels innermost."""
+    if not target.cuda:
+        return _winograd(settings._replace(fused="CUDA"))
+    compiled = _winograd(settings._replace(fused="numba"))
+    return compiled if problem.channels_last else interleaved(compiled)
 
 
 def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
     """Blocks of two to eight outputs along every axis, none of more than ten points; or of two outputs at least."""
     longest = max(phases.unit(problem).kernel)
     sizes = [m for m in range(2, 9) if m == 2 or m + longest - 1 <= _MOST_POINTS]
-    return tuple(_winograd(_Settings(m, None, language)) for language in ("", _language(target)) for m in sizes)
+    every = [_Settings(m, None) for m in sizes]
+    return (*map(_winograd, every), *(_fused(settings, problem, target) for settings in every))
 
 
 WINOGRAD = replace(_winograd(_Settings(4, None)), variants=_variants)

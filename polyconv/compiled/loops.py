@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from numba import njit
 
-from .microkernel import copy, gather, multiply, slide
+from .microkernel import copy, multiply, slide
 from .team import announce, share, shared
+from .vectors import lanes_of, turn
 
 __all__ = ["add", "interleave", "over_filters", "over_lines", "over_panels", "over_positions", "sums_over_positions"]
 
@@ -230,27 +231,31 @@ def sums_over_positions(
 
 
 @njit(nogil=True, cache=True)
-def interleave(element, x, x_strides, y, y_strides, shape):
-    """Copy ``(N, G, C, *size)`` to where another axis, channels or the last of space, is innermost in memory."""
+def interleave(element, x, x_strides, y, y_strides, shape, back):
+    """Copy ``(N, G, C, *size)`` from memory with space innermost to memory with channels so, or ``back``.
+
+    Strides of what is innermost are not looked at, they are one.
+    """
     announce()
-    rows = 1
-    for axis in range(len(shape) - 1):
-        rows *= shape[axis] if axis != 2 else 1
-    channels, last = shape[2], shape[-1]
-    x_channel, x_pixel, y_channel, y_pixel = x_strides[2], x_strides[-1], y_strides[2], y_strides[-1]
-    for row in range(rows):
-        source, target, rest = 0, 0, row
-        for axis in range(len(shape) - 2, -1, -1):
+    axes, lanes, others = len(shape), lanes_of(element), 1
+    for axis in range(axes - 1):
+        others *= shape[axis] if axis != 2 else 1
+    rows, columns, x_row, y_row = shape[2], shape[axes - 1], x_strides[2], y_strides[axes - 1]
+    if back:
+        rows, columns, x_row, y_row = columns, rows, x_strides[axes - 1], y_strides[2]
+    for other in range(others):
+        source, target, rest = 0, 0, other
+        for axis in range(axes - 2, -1, -1):
             if axis != 2:
                 source += rest % shape[axis] * x_strides[axis]
                 target += rest % shape[axis] * y_strides[axis]
                 rest //= shape[axis]
-        if y_channel == 1:
-            for p in range(last):
-                gather(element, x, source + p * x_pixel, x_channel, y, target + p * y_pixel, channels)
-        else:
-            for c in range(channels):
-                gather(element, x, source + c * x_channel, x_pixel, y, target + c * y_channel, last)
+        for column in range(0, columns, lanes):
+            for row in range(0, rows, lanes):
+                turn(
+                    element, x, source + row * x_row + column, x_row, y, target + column * y_row + row, y_row,
+                    rows - row, columns - column,
+                )  # fmt: skip
 
 
 @shared

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from .vectors import INDEX, REGISTERS, VECTOR_BYTES, Vectors
 
-__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "gather", "multiply", "slide"]
+__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "multiply", "slide"]
 
 
 @intrinsic
@@ -227,25 +227,16 @@ def copy(context, element, source, begin, target, start, number):
         v = Vectors(builder, signature.args[0])
         source, target = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (1, 3))
         _, _, begin, _, start, number = args
-        with cgutils.for_range_slice(builder, INDEX(0), number, INDEX(v.lanes)) as (i, _):
-            mask = v.first(builder.sub(number, i))
+
+        def move(i: Any, mask: Any) -> None:
             v.store(v.load(source, builder.add(begin, i), mask), target, builder.add(start, i), mask)
+
+        rest = builder.srem(number, INDEX(v.lanes))
+        whole = builder.sub(number, rest)
+        with v.each(INDEX(0), whole, v.lanes) as i:
+            move(i, None)
+        with builder.if_then(builder.icmp_signed(">", rest, INDEX(0))):
+            move(whole, v.first(rest))
         return context.get_dummy_value()
 
     return types.void(element, source, begin, target, start, number), build
-
-
-@intrinsic
-def gather(context, element, source, begin, step, target, start, number):
-    """``target[start + i] = source[begin + i * step]`` for ``i < number``."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = Vectors(builder, signature.args[0]).type.element.as_pointer()
-        source, target = (builder.inttoptr(args[i], place) for i in (1, 4))
-        _, _, begin, step, _, start, number = args
-        with cgutils.for_range(builder, number) as loop:
-            value = builder.load(builder.gep(source, [builder.add(begin, builder.mul(loop.index, step))]))
-            builder.store(value, builder.gep(target, [builder.add(start, loop.index)]))
-        return context.get_dummy_value()
-
-    return types.void(element, source, begin, step, target, start, number), build

@@ -31,6 +31,7 @@ __all__ = [
     "splat",
     "store",
     "store_first",
+    "turn",
     "zero",
 ]
 
@@ -354,3 +355,44 @@ def lanes_to_rows(context, element, source, begin, step, number, target, bounds)
     bounds_type = types.Array(types.int64, 2, "C")
     i = types.int64
     return types.void(element, i, i, i, i, i, bounds_type), build
+
+
+@intrinsic
+def turn(context, element, source, begin, step, target, end, to, rows, columns):
+    """Exchange rows and columns of a block: ``target[end + j * to + i] = source[begin + i * step + j]``.
+
+    For ``i < rows`` and ``j < columns``, or as many of both as a vector has lanes.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = Vectors(builder, signature.args[0])
+        source, target = (_place(v, builder, args[i]) for i in (1, 4))
+        _, _, begin, step, _, end, to, rows, columns = args
+        sources, targets = (
+            [builder.add(first, builder.mul(INDEX(i), each)) for i in range(v.lanes)]
+            for first, each in ((begin, step), (end, to))
+        )
+
+        def part() -> None:
+            mask, other = v.first(columns), v.first(rows)
+            nothing = v.first(INDEX(0))
+            lines = [
+                v.load(source, place, builder.select(builder.icmp_signed("<", INDEX(i), rows), mask, nothing))
+                for i, place in enumerate(sources)
+            ]
+            for j, (vector, place) in enumerate(zip(_transposed(builder, lines), targets, strict=True)):
+                with builder.if_then(builder.icmp_signed("<", INDEX(j), columns)):
+                    v.store(vector, target, place, other)
+
+        full = [builder.icmp_signed(">=", number, INDEX(v.lanes)) for number in (rows, columns)]
+        with builder.if_else(builder.and_(*full), likely=True) as (then, otherwise):
+            with then:
+                lines = [v.load(source, place, None) for place in sources]
+                for vector, place in zip(_transposed(builder, lines), targets, strict=True):
+                    v.store(vector, target, place, None)
+            with otherwise:
+                part()
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(element, i, i, i, i, i, i, i, i), build
