@@ -107,8 +107,8 @@ def prepare(
     table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
     scratch = aligned((points * width,), w.dtype)
     blocks.kernel_panels(
-        packed[0], g, (0,) * found.vectors, table,
-        address(weights), w_group, w_channel, w_lines, address(packed), panel_lines,
+        packed[0], g, (0,) * found.vectors, table[None, ...],
+        address(weights), w_group, w_channel, w_lines[None, ...], address(packed), panel_lines,
         address(scratch), width, points, p.channels, p.filters, p.groups,
     )  # fmt: skip
     return Panels(packed, found, wide * lanes, width, bt, at)

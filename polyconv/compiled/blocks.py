@@ -15,6 +15,89 @@ from .team import share, shared
 __all__ = ["kernel_panels", "winograd"]
 
 
+@njit(nogil=True)
+def _put_together(element, x, place, x_pixels, pixels, x_inside, which, scratch, lanes, some):
+    """A block of which the image has but a part, and zeros, in the second part of ``scratch``: where it begins there."""
+    points, axes = pixels.shape
+    border, zeros = points * lanes, 2 * points * lanes
+    for point in range(points):
+        inside = True
+        for axis in range(axes):
+            pixel = pixels[point, axis]
+            inside = inside and x_inside[which, axis, 0] <= pixel < x_inside[which, axis, 1]
+        if inside:
+            copy(element, x, place + x_pixels[point], scratch, border + point * lanes, some)
+        else:
+            copy(element, scratch, zeros, scratch, border + point * lanes, some)
+    return border
+
+
+@njit(nogil=True)
+def _forward(element, bt, wide, source, place, scratch, image, end, way, there, x_lines, image_lines, some):
+    """Transform some channels of a block, axis by axis, the one ``way`` or the other, to its place in ``image``."""
+    last = there.shape[1] - 1
+    for axis in range(last + 1):
+        target, begin = (image, end) if axis == last else (scratch, 0)
+        for line in range(there[way, axis, 4]):
+            transform(
+                element, bt, axis, wide, source, place + x_lines[way, axis, line], there[way, axis, 0],
+                target, begin + image_lines[axis, line], there[way, axis, 1], some, there[way, axis, 2], (),
+            )  # fmt: skip
+        source, place = scratch, 0
+
+
+@njit(nogil=True)
+def _multiply(
+    element, rows, vectors, depth, image, together, number, w, panel, width, points, channels, products, filled
+):  # fmt: skip
+    """The products of ``number`` blocks with a panel of the kernel, point by point.
+
+    They go through memory from end to end, and know what comes next: while a few blocks are multiplied, the next ones
+    are fetched, and a part of the next ``depth`` channels' kernel, which is read but once for all blocks and seldom in
+    cache.
+    """
+    share_of_kernel = -(-width // -(-number // len(rows)))
+    for point in range(points):
+        made, place = point * together * width, panel + point * channels * width
+        for c in range(0, channels, depth):
+            deep = min(depth, channels - c)
+            chunk = (point * channels + c) * together
+            w_soon = place + (c + deep) * width
+            for block in range(0, number, len(rows)):
+                multiply(
+                    element, rows, vectors, (0,), image, chunk - c, deep, 1,
+                    w, place, width, products, made, width,
+                    block, min(len(rows), number - block), filled,
+                    c, c + deep, c > 0, (),
+                    chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (share_of_kernel,),
+                )  # fmt: skip
+                w_soon += deep * share_of_kernel
+
+
+@njit(nogil=True)
+def _backward(
+    element, at, wide, products, place, scratch, y, end, back, product_lines, y_lines, last, inside, which, some, past
+):  # fmt: skip
+    """Transform some filters of a block's products back, and put those outputs in place that there are."""
+    axis, source = len(back) - 1, products
+    for before in range(axis):
+        for line in range(back[before, 4]):
+            transform(
+                element, at, before, wide, source, place + product_lines[before, line], back[before, 0],
+                scratch, y_lines[before, line], back[before, 1], some, back[before, 2], (),
+            )  # fmt: skip
+        source, place = scratch, 0
+    for line in range(back[axis, 4]):
+        wanted = True
+        for other in range(axis):
+            wanted = wanted and last[line, other] < inside[which, other]
+        if wanted:
+            transform(
+                element, at, axis, wide, source, place + product_lines[axis, line], back[axis, 0],
+                y, end + y_lines[axis, line], back[axis, 1], some, inside[which, axis], past,
+            )  # fmt: skip
+
+
 @njit(nogil=True, cache=True)
 def kernel_panels(
     element, g, wide, there, w, w_group, w_channel, w_lines, panels, panel_lines, scratch, width, points, channels,
@@ -23,25 +106,16 @@ def kernel_panels(
     """Transform the kernel of every channel and ``width`` filters at a time: what :func:`winograd` takes for ``w``.
 
     ``g`` is a matrix for every axis; ``there``, ``w_lines`` and ``panel_lines`` are as ``there``, ``x_lines`` and
-    ``image_lines``; filters are innermost in ``w``.
+    ``image_lines``, but there is one way alone; filters are innermost in ``w``.
     """
-    axes = len(there)
     for group in range(groups):
         for k in range(0, filters, width):
+            panel = (group * -(-filters // width) + k // width) * points * channels
             for c in range(channels):
-                source, place = w, group * w_group + c * w_channel + k
-                for axis in range(axes):
-                    target, end = scratch, 0
-                    if axis == axes - 1:
-                        target = panels
-                        end = ((group * -(-filters // width) + k // width) * points * channels + c) * width
-                    step, to, height, lines = there[axis, 0], there[axis, 1], there[axis, 2], there[axis, 4]
-                    for line in range(lines):
-                        transform(
-                            element, g, axis, wide, source, place + w_lines[axis, line], step,
-                            target, end + panel_lines[axis, line], to, min(width, filters - k), height, (),
-                        )  # fmt: skip
-                    source, place = scratch, 0
+                _forward(
+                    element, g, wide, w, group * w_group + c * w_channel + k, scratch, panels, (panel + c) * width,
+                    0, there, w_lines, panel_lines, min(width, filters - k),
+                )  # fmt: skip
 
 
 @shared
@@ -71,19 +145,15 @@ def _winograd(
     ``w`` is ``(groups, panels, points, channels, width)``. ``image``, ``(points, channels / depth, together, depth)``,
     ``products``, ``(points, together, width)``, of one panel, and ``scratch``, ``(2 * points + 1, lanes)``, whose last row is
     zero, are workspace, of which every member has its own, so many bytes apart as ``rooms`` says of each. A unit is
-    ``together`` blocks, in a group. The product thus goes through memory from end to end, and knows what comes next:
-    while it multiplies a few blocks, the next ones are fetched, and a part of the next ``depth`` channels' kernel, which
-    is read but once for all blocks and seldom in cache.
+    ``together`` blocks, in a group.
     """
     axes, each = len(back), len(x_blocks)
-    blocks = images * each
     image, products, scratch = image + member * rooms[0], products + member * rooms[1], scratch + member * rooms[2]
     panels = -(-filters // width)
-    border, zeros = points * lanes, 2 * points * lanes
     for unit in range(first_unit, last_unit):
         begin, group = divmod(unit, groups)
         begin *= together
-        number = min(together, blocks - begin)
+        number = min(together, images * each - begin)
         for block in range(number):
             one, which = divmod(begin + block, each)
             beyond = 0
@@ -96,70 +166,28 @@ def _winograd(
                     some = min(lanes, start + deep - c)
                     source, place = x, one * x_image + x_blocks[which] + group * x_group + c
                     if beyond:
-                        for point in range(points):
-                            found = True
-                            for axis in range(axes):
-                                pixel = pixels[point, axis]
-                                found = found and x_inside[which, axis, 0] <= pixel < x_inside[which, axis, 1]
-                            if found:
-                                copy(element, x, place + x_pixels[point], scratch, border + point * lanes, some)
-                            else:
-                                copy(element, scratch, zeros, scratch, border + point * lanes, some)
-                        source, place = scratch, border
-                    for axis in range(axes):
-                        target, end = scratch, 0
-                        if axis == axes - 1:
-                            target, end = image, start * together + block * deep + c - start
-                        step, to, height = there[beyond, axis, 0], there[beyond, axis, 1], there[beyond, axis, 2]
-                        for line in range(there[beyond, axis, 4]):
-                            transform(
-                                element, bt, axis, wide, source, place + x_lines[beyond, axis, line], step,
-                                target, end + image_lines[axis, line], to, some, height, (),
-                            )  # fmt: skip
-                        source, place = scratch, 0
-        calls = -(-number // len(rows))
+                        place = _put_together(
+                            element, x, place, x_pixels, pixels, x_inside, which, scratch, lanes, some
+                        )
+                        source = scratch
+                    _forward(
+                        element, bt, wide, source, place, scratch, image, start * together + block * deep + c - start,
+                        beyond, there, x_lines, image_lines, some,
+                    )  # fmt: skip
         for panel in range(panels):
             filled = min(width, filters - panel * width)
-            for point in range(points):
-                made = point * together * width
-                place = ((group * panels + panel) * points + point) * channels * width
-                for c in range(0, channels, depth):
-                    deep = min(depth, channels - c)
-                    image_chunk = (point * channels + c) * together
-                    w_soon, w_move = place + (c + deep) * width, -(-width // calls)
-                    for block in range(0, number, len(rows)):
-                        multiply(
-                            element, rows, vectors, (0,), image, image_chunk - c, deep, 1,
-                            w, place, width, products, made, width,
-                            block, min(len(rows), number - block), filled,
-                            c, c + deep, c > 0, (),
-                            image_chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (w_move,),
-                        )  # fmt: skip
-                        w_soon += deep * w_move
+            _multiply(
+                element, rows, vectors, depth, image, together, number,
+                w, (group * panels + panel) * points * channels * width, width, points, channels, products, filled,
+            )  # fmt: skip
             for block in range(number):
                 one, which = divmod(begin + block, each)
+                end = one * y_image + y_blocks[which] + group * y_group + panel * width
                 for k in range(0, filled, lanes):
-                    source, place = products, block * width + k
-                    for axis in range(axes - 1):
-                        step, to, height = back[axis, 0], back[axis, 1], back[axis, 2]
-                        for line in range(back[axis, 4]):
-                            transform(
-                                element, at, axis, wide, source, place + product_lines[axis, line], step,
-                                scratch, y_lines[axis, line], to, min(lanes, filled - k), height, (),
-                            )  # fmt: skip
-                        source, place = scratch, 0
-                    axis = axes - 1
-                    step, to = back[axis, 0], back[axis, 1]
-                    end = one * y_image + y_blocks[which] + group * y_group + panel * width + k
-                    for line in range(back[axis, 4]):
-                        wanted = True
-                        for other in range(axis):
-                            wanted = wanted and last[line, other] < inside[which, other]
-                        if wanted:
-                            transform(
-                                element, at, axis, wide, source, place + product_lines[axis, line], step,
-                                y, end + y_lines[axis, line], to, min(lanes, filled - k), inside[which, axis], past,
-                            )  # fmt: skip
+                    _backward(
+                        element, at, wide, products, block * width + k, scratch, y, end + k,
+                        back, product_lines, y_lines, last, inside, which, min(lanes, filled - k), past,
+                    )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
