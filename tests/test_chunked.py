@@ -531,7 +531,10 @@ def test_where_dask_plans_queries() -> None:
 
 STREAMED = """
 import resource
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 import dask, dask.array as da, numpy as np
+from threadpoolctl import threadpool_limits
 import polyconv as pc
 
 workers = 2
@@ -549,8 +552,16 @@ def memory(which):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(which))
 
+def multiply(meet, a):
+    meet.wait()
+    for _ in range(20):
+        a @ a
+
 with dask.config.set(scheduler="threads", num_workers=workers):
     dataset(4, 1, 16).compute()  # imports and compiles
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:  # BLAS has memory for all who multiply at once
+        meet, a = Barrier(workers), np.ones((512, 512), "float32")
+        list(pool.map(lambda _: multiply(meet, a), range(workers)))
     block = 8 * 3 * 256 * 256 * 4
     budget = workers * 4 * block
     before = memory("VmRSS")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEPTH", "DIRECT", "LOOPS", "add"]
 
-DEPTH = 256
+DEPTH = 256  # taps at a time: their part of the kernel stays in a near cache
 _NEAR = 200  # positions at a time, whose windows stay in cache
 _NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
 _FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ def _cycles(channels: int, size: tuple[int, ...], lanes: int) -> float:
     return -(-channels // lanes) * -(-math.prod(size) // lanes) * _TURN
 
 
-@cache
+@lru_cache
 def interleaved(algorithm: Algorithm) -> Algorithm:
     """``algorithm``, which has a ``write`` and wants channels innermost, for images where space is."""
     convolve, prepare, prepare_cost, absorbs = (
