@@ -469,7 +469,7 @@ def new(
 
 _LINE = 64  # bytes of a line of the cache
 _WORTH = 4096  # bytes from which on it matters where an array begins
-_FAR = 32 << 20  # bytes of a result that no cache keeps until somebody reads it
+_FAR = 8 << 20  # bytes of a result that it does not pay to keep in a cache, even where it is read at once
 
 
 def _bytes(number: int) -> np.ndarray:
