@@ -494,7 +494,7 @@ def aligned(shape: tuple[int, ...], dtype: Any, room: Callable[[int], np.ndarray
 
 
 def outgrows(y: np.ndarray, vector: int) -> bool:
-    """Whether a result is larger than what caches keep, and may be stored past them in vectors of so many bytes.
+    """Whether a result is larger than what pays in caches, and may be stored past them in vectors of so many bytes.
 
     Before a line of the cache is stored to it is read, unless it is stored past the caches, and then as a whole; and so
     they keep for others what they have.

@@ -21,7 +21,7 @@ from .blocking import VECTOR_BYTES
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["interleave", "interleaved", "turn"]
+__all__ = ["interleave", "interleaved"]
 
 _TURN = 100  # cycles, in which a block is turned
 
@@ -46,7 +46,7 @@ def interleave(x: Array, y: Array, back: bool = False) -> None:
 
 
 @lru_cache  # asked for with every tile
-def turn(p: ConvProblem) -> ConvProblem:
+def _turned(p: ConvProblem) -> ConvProblem:
     """The same problem, of images whose channels are innermost in memory."""
     return replace(p, channels_last=True)
 
@@ -67,7 +67,7 @@ def interleaved(algorithm: Algorithm) -> Algorithm:
     def write(x: Array, kernel: Any, p: ConvProblem, xp: ModuleType, y: Array) -> None:
         image, result = (_pixels(a, xp) for a in (x, y))
         interleave(x, image)
-        convolve(image, kernel, turn(p), xp, result)
+        convolve(image, kernel, _turned(p), xp, result)
         interleave(result, y, back=True)
 
     def run(x: Array, kernel: Any, p: ConvProblem, xp: ModuleType) -> Array:
@@ -78,10 +78,10 @@ def interleaved(algorithm: Algorithm) -> Algorithm:
     def reject(p: ConvProblem, target: Target) -> str | None:
         if p.channels_last:
             return "channels of this image are interleaved as it is"
-        return algorithm.reject(turn(p), target)
+        return algorithm.reject(_turned(p), target)
 
     def cost(p: ConvProblem) -> Cost:
-        there, lanes = algorithm.cost(turn(p)), VECTOR_BYTES // p.itemsize
+        there, lanes = algorithm.cost(_turned(p)), VECTOR_BYTES // p.itemsize
         copied = (p.batch * p.groups * p.channels * math.prod(p.size) + p.output_elements) * p.itemsize
         both = (p.channels, p.size), (p.filters, p.output_size)
         cycles = sum(_cycles(p.groups * channels, size, lanes) for channels, size in both)
@@ -98,9 +98,9 @@ def interleaved(algorithm: Algorithm) -> Algorithm:
         write=write,
         reject=reject,
         cost=cost,
-        prepare=prepare and (lambda w, p, xp: prepare(w, turn(p), xp)),
-        prepare_cost=prepare_cost and (lambda p: prepare_cost(turn(p))),
-        absorbs=absorbs and (lambda p: absorbs(turn(p))),
+        prepare=prepare and (lambda w, p, xp: prepare(w, _turned(p), xp)),
+        prepare_cost=prepare_cost and (lambda p: prepare_cost(_turned(p))),
+        absorbs=absorbs and (lambda p: absorbs(_turned(p))),
         detail=", ".join(filter(None, (algorithm.detail, "interleaved"))),
         shares=None,
         stores=True,
