@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -97,16 +97,18 @@ def blas_in_one_thread() -> Iterator[None]:
         yield
 
 
+_MOST = 1000  # threads that work together, for each of which but one there is a place to rest
 _resting: ModuleType | None = None  # where threads rest awake, once one has; without numba, none does
 
 
 def _at_rest() -> ModuleType:
     """Where threads rest awake. It is to be had when it is imported, and not a moment before, while another does so."""
     global _resting
-    from .compiled import team
+    if _resting is None:
+        from .compiled import team
 
-    _resting = team
-    return team
+        _resting = team
+    return _resting
 
 
 class _Team:
@@ -126,21 +128,36 @@ class _Team:
                     self._size = number + 1
 
     def post(self, job: Callable[[], bool], helpers: int) -> None:
-        """Have a job done by so many threads. It says whether they are to rest awake afterwards."""
+        """Have a job done by so many threads. It says whether they are to rest awake afterwards, or asleep."""
         for _ in range(helpers):
             self._jobs.put(job)
+        if _resting is not None and helpers > 0:
+            _resting.post(helpers)
 
-    def idle(self) -> bool:
-        """Whether no job waits for a thread."""
-        return self._jobs.empty()
+    def gather(self, helpers: int, present: int) -> None:
+        """Have so many threads rest, where those ``present`` do: the others, who wait for jobs, and new ones."""
+        if self._jobs.empty():
+            for _ in range(present, min(self._size, helpers)):
+                self._jobs.put(lambda: True)
+        self.grow(helpers)
 
     def _serve(self) -> None:
+        seat: int | None = None
+        awake = True
         while True:
-            job = self._jobs.get()
-            posted, _ = _resting.known() if _resting else (0, 0)
-            if job():
-                team = _at_rest()
-                team.rest(posted, team.TURNS)
+            if (team := _resting) is None:
+                awake = self._jobs.get()()
+                continue
+            # Jobs are posted once they are there: whoever finds none here will be told of the next.
+            posted, _ = team.known()
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                seat = team.seat() if seat is None else seat
+                team.rest(seat, posted, team.TURNS, awake)
+            else:
+                awake = job()
+                team.end()
 
     def wait(self, over: Callable[[], bool]) -> None:
         """Wait awake until threads have ended what is to be ``over``, or so long that the caller may as well sleep."""
@@ -154,16 +171,14 @@ _team = _Team()
 
 
 def rouse(workers: int) -> int:
-    """Wake helpers for loops that ``workers`` threads are to share, the caller's among them, and say how many can.
+    """Have helpers awake for loops that ``workers`` threads are to share, and say how many can.
 
-    No more can than have a processor each. Who rests awake need not be woken.
+    The caller is one of them, and no more can than have a processor each.
     """
     team = _at_rest()
-    members = min(workers, threads())
-    team.expect()
-    if (asleep := members - 1 - team.awake()) > 0 and _team.idle():
-        _team.grow(members - 1)
-        _team.post(lambda: True, asleep)
+    members = min(workers, threads(), _MOST)
+    if (present := team.expect(members - 1)) < members - 1:
+        _team.gather(members - 1, present)
     return members
 
 
@@ -189,7 +204,7 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
     its helpers for what may come next.
     """
     waiting = deque(tasks)
-    helpers = min(workers, len(waiting)) - 1
+    helpers = min(workers, len(waiting), _MOST) - 1
     places = deque(range(helpers))  # not taken yet; what nobody takes, nobody is waited for
     ends: SimpleQueue[BaseException | None] = SimpleQueue()
     awake, context = loops and workers <= threads(), copy_context()
@@ -221,8 +236,6 @@ def run_all(tasks: Iterable[Callable[[], object]], workers: int, blas: bool = Tr
 
     with blas_in_one_thread() if blas else contextlib.nullcontext():
         _team.grow(helpers)
-        if helpers and _resting is not None:
-            _resting.post()  # first, so that who takes the job knows of it
         _team.post(help_out, helpers)
         try:
             work()

@@ -189,11 +189,11 @@ class Tiles:
 
     def __call__(self, x: Array, kernel: tuple[Any, ...], bias: Array | None) -> Array:
         """Convolve an image."""
-        p = self.problem
+        p, shared = self.problem, self._shared and x.dtype == self.dtypes.total
+        members = rouse(self.workers) if shared else 1  # first: who must be woken takes a while
         y = new(self.xp.empty, p.result_shape, p.memory_order, self.dtypes.result, self.device, self.xp)
-        if self._shared and x.dtype == self.dtypes.total:
+        if shared:
             assert self.algorithm.write is not None
-            members = rouse(self.workers)
             self.algorithm.write(x, kernel[0], p, self.xp, y, members)
             if bias is not None:
                 add(y, bias, p, members)

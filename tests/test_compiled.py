@@ -162,13 +162,13 @@ def assert_loops_store_nothing(run: Any, products: int, *args: Any) -> None:
 
 
 def test_threads_wait_awake_for_jobs() -> None:
-    """As long as nothing happens, for a while and no longer."""
+    """As long as nothing happens, for a while and no longer; who rests leaves for a job, though no loop begins."""
     posted, ended = team.known()
-    team.rest(posted, 10)
-    team.rest(posted - 1, 10)  # there is more, but no loop begins
-    assert team.known() == (posted, ended + 2)
+    team.rest(team.seat(), posted - 1, 10, True)
+    team.end()
+    assert team.known() == (posted, ended + 1)
     assert team.awaited(ended)
-    assert not team.awaited(ended + 2)
+    assert not team.awaited(ended + 1)
 
 
 @pytest.mark.parametrize("wide", [((0,), (0,)), ((0,), ()), ((), (0,))], ids=["vectors", "weights", "pixels"])

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import threadpoolctl
 
 import polyconv as pc
+from polyconv import pool
 from polyconv.algorithms import ALGORITHMS
 from polyconv.compiled import team
 from polyconv.execution import road
@@ -31,9 +33,9 @@ class Stop(BaseException):
 
 def blas_threads() -> list[int]:
     """Threads of the BLAS that NumPy calls; SciPy brings another, which may be loaded after the pool has looked."""
-    pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-    own = [pool for pool in pools if "numpy" in pool["filepath"]]
-    return [pool["num_threads"] for pool in own or pools]
+    pools = [one for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+    own = [one for one in pools if "numpy" in one["filepath"]]
+    return [one["num_threads"] for one in own or pools]
 
 
 def in_a_thread(task: Callable[[], object]) -> None:
@@ -169,18 +171,22 @@ def test_many_threads_share_the_pool(loops: bool) -> None:
 @pytest.mark.parametrize(("awake", "processors"), [(True, 2), (False, 2), (True, 1)])
 def test_threads_wait_awake_for_loops_alone(awake: bool, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And only where each has a processor. Who rests is there for what comes next, whatever that is."""
-    rested, rest = threading.Event(), team.rest
+    rested: SimpleQueue[bool] = SimpleQueue()
+    rest = team.rest
 
-    def spy(*args: int) -> None:
-        rested.set()
-        rest(*args)
+    def spy(seat: int, posted: int, turns: int, awake: bool) -> None:
+        rested.put(awake)
+        rest(seat, posted, turns, awake)
 
+    pool._at_rest()
     monkeypatch.setattr(team, "rest", spy)
-    monkeypatch.setattr("polyconv.pool.threads", lambda: processors)
+    monkeypatch.setattr(pool, "_team", pool._Team())
+    monkeypatch.setattr(pool, "threads", lambda: processors)
     for loops in (awake, False, awake, awake):
         met = threading.Barrier(2, timeout=60)
         run_all([met.wait] * 2, 2, loops=loops)  # ends only where two threads run
-    assert rested.wait(60 if awake and processors == 2 else 0) == (awake and processors == 2)
+        while rested.get(timeout=60) != (loops and processors == 2):
+            pass  # it has rested before
 
 
 def test_blas_keeps_to_one_thread_inside() -> None:
