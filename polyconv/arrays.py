@@ -464,7 +464,13 @@ def new(
         made = aligned(lengths, dtype)
     else:
         made = make(lengths, dtype=dtype, device=where)
-    return xp.permute_dims(made, tuple(map(order.index, range(len(order)))))
+    return xp.permute_dims(made, _back(tuple(order)))
+
+
+@lru_cache
+def _back(order: tuple[int, ...]) -> tuple[int, ...]:
+    """Where each axis comes to be in an ``order`` of axes."""
+    return tuple(map(order.index, range(len(order))))
 
 
 _LINE = 64  # bytes of a line of the cache

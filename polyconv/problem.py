@@ -34,7 +34,7 @@ def clipped(start: int, stop: int, size: int) -> tuple[slice, tuple[int, int]]:
     return slice(begin, end), (begin - start, stop - end)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConvProblem:
     """What is convolved, in the one axis order that every algorithm sees.
 
@@ -67,16 +67,24 @@ class ConvProblem:
     largest_product: int = 0
 
     @cached_property
+    def _fields(self) -> tuple[object, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @cached_property
     def _hash(self) -> int:
-        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+        return hash(self._fields)
 
     def __hash__(self) -> int:
-        """Worked out once: a problem is looked up in several tables for every tile."""
+        """Worked out once: a problem is looked up in several tables for every call, and for every tile."""
         return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal, which are gathered once."""
+        return self._fields == other._fields if isinstance(other, ConvProblem) else NotImplemented
 
     def __reduce__(self) -> tuple[type[ConvProblem], tuple[object, ...]]:
         """Without what has been worked out, since a hash is another in another process."""
-        return ConvProblem, tuple(getattr(self, field.name) for field in fields(self))
+        return ConvProblem, self._fields
 
     @property
     def ndim(self) -> int:

@@ -265,14 +265,14 @@ def _shares(p: ConvProblem, workers: int) -> int:
 
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1) -> None:
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
-    from ..compiled import loops, microkernel
-
     if _unzips(p):
         x = _unzip(x, p.stride[-1], xp)
     kind = over(p)
     if kind == "lines":
         sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
         return
+    from ..compiled import loops, microkernel
+
     rows, vectors = kernel.block
     width = kernel.width if kind == "filters" else vectors * (microkernel.VECTOR_BYTES // p.itemsize)
     pixels, x_strides = memory(x, None if kind == "filters" else -1)

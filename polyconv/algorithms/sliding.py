@@ -12,7 +12,7 @@ positions of one channel. Else they hold filters, and a line of taps is one of a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise, product
 from types import ModuleType
@@ -30,6 +30,7 @@ _STEP = 4  # taps that windows may lie apart whose pixels are worth sharing
 _LINES = 128  # vectors of channels, times lines of taps, that a near cache keeps until the next outputs see them again
 _FAR = 64  # vectors of positions that are taken through an image at a time
 _PIECES = 64  # of a run, at most
+_INNER = {"channels": 1, "positions": -1, "filters": None}  # the axis along which vectors load, if they do
 _TALLEST = 25  # outputs that are held at a time and see numbers, which need no register each for their address
 _BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 
@@ -83,7 +84,7 @@ def _along(p: ConvProblem) -> int:
     return p.ndim - 2 if holds(p) == "positions" else p.ndim - 1
 
 
-@lru_cache  # asked for in every call
+@lru_cache
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     axis, kind = _along(p), holds(p)
@@ -147,7 +148,7 @@ def _stretch(p: ConvProblem) -> int:
     return _FAR if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
 
 
-@lru_cache  # asked for in every call
+@lru_cache
 def units(p: ConvProblem, registers: int, lanes: int) -> int:
     """How many units the loops have: runs of outputs at all places, in all images."""
     axis, kind, places = _along(p), holds(p), p.output_size
@@ -161,7 +162,6 @@ def units(p: ConvProblem, registers: int, lanes: int) -> int:
     return p.batch * (p.groups if kind == "positions" else 1) * others * -(-vectors // _stretch(p)) * pieces
 
 
-@lru_cache(maxsize=64)
 def _tables(
     p: ConvProblem, rows: int, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int,
     xp: ModuleType,
@@ -222,22 +222,41 @@ def _tables(
     )
 
 
+class _Told(NamedTuple):
+    """The loop, how many units it has, what chooses its code, bytes of a vector, and tables."""
+
+    loop: Callable[..., None]
+    units: int
+    code: tuple[tuple[int, ...], ...]
+    vector: int
+    tables: _Tables
+
+
+@lru_cache(maxsize=64)
+def _told(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, xp: ModuleType) -> _Told:
+    """All that does not depend on arrays but for their strides: worked out once, for call after call."""
+    from ..compiled import loops, microkernel
+
+    kind, lanes = holds(p), microkernel.VECTOR_BYTES // p.itemsize
+    # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
+    rows, several = block(p, microkernel.REGISTERS, lanes)[0]
+    wide = () if kind == "filters" else (0,), () if kind == "positions" else (0,)
+    return _Told(
+        loops.over_lines,
+        units(p, microkernel.REGISTERS, lanes),
+        ((0,) * rows, (0,) * several, (0,) * _step(p), *wide),
+        microkernel.VECTOR_BYTES,
+        _tables(p, rows, x_strides, y_strides, lanes, width, xp),
+    )
+
+
 def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Array, workers: int) -> None:
     """Convolve into ``y``; where vectors run along the last axis of ``x``, its strides have been unzipped.
 
     ``w`` is flat: ``(G, taps)`` in planes, else panels of its :func:`columns`, ``(groups, panels, rows, width)``.
     """
-    from ..compiled import loops, microkernel
-
-    kind, lanes = holds(p), microkernel.VECTOR_BYTES // p.itemsize
-    pixels, x_strides = memory(x, {"channels": 1, "positions": -1}.get(kind))
+    pixels, x_strides = memory(x, _INNER[holds(p)])
     result, y_strides = memory(y)
-    # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
-    rows, several = block(p, microkernel.REGISTERS, lanes)[0]
-    tables = _tables(p, rows, x_strides, y_strides, lanes, width, xp)
-    past = (0,) if outgrows(result, microkernel.VECTOR_BYTES) else ()
-    loops.over_lines(
-        workers, units(p, microkernel.REGISTERS, lanes), w[0], (0,) * rows, (0,) * several, (0,) * _step(p),
-        () if kind == "filters" else (0,), () if kind == "positions" else (0,), past,
-        *map(address, (pixels, w, result)), *tables,
-    )  # fmt: skip
+    loop, units, code, vector, tables = _told(p, x_strides, y_strides, width, xp)
+    past = (0,) if outgrows(result, vector) else ()
+    loop(workers, units, w[0], *code, past, *map(address, (pixels, w, result)), *tables)
