@@ -3,7 +3,8 @@
 While it works, the BLAS that NumPy calls keeps to one thread in each of the pool's: two pools that each take every
 processor would only wait for one another. The thread that calls works along, so that calls from many threads at once,
 or from one of the pool's own, wait for nobody. Between compiled loops, which may take less time than a thread takes to
-wake up, threads wait for one another awake, and share loops without Python (:mod:`polyconv.compiled.team`).
+wake up, threads rest awake (:mod:`polyconv.compiled.resting`), and share loops without Python
+(:mod:`polyconv.compiled.team`).
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def _at_rest() -> ModuleType:
     """Where threads rest awake. It is to be had when it is imported, and not a moment before, while another does so."""
     global _resting
     if _resting is None:
-        from .compiled import team
+        from .compiled import resting
 
-        _resting = team
+        _resting = resting
     return _resting
 
 
@@ -145,26 +146,26 @@ class _Team:
         seat: int | None = None
         awake = True
         while True:
-            if (team := _resting) is None:
+            if (resting := _resting) is None:
                 awake = self._jobs.get()()
                 continue
             # Jobs are posted once they are there: whoever finds none here will be told of the next.
-            posted, _ = team.known()
+            posted, _ = resting.known()
             try:
                 job = self._jobs.get_nowait()
             except Empty:
-                seat = team.seat() if seat is None else seat
-                team.rest(seat, posted, team.TURNS, awake)
+                seat = resting.seat() if seat is None else seat
+                resting.rest(seat, posted, resting.TURNS, awake)
             else:
                 awake = job()
-                team.end()
+                resting.end()
 
     def wait(self, over: Callable[[], bool]) -> None:
         """Wait awake until threads have ended what is to be ``over``, or so long that the caller may as well sleep."""
-        team = _at_rest()
-        _, ended = team.known()
-        while not over() and team.awaited(ended):
-            _, ended = team.known()
+        resting = _at_rest()
+        _, ended = resting.known()
+        while not over() and resting.awaited(ended):
+            _, ended = resting.known()
 
 
 _team = _Team()
@@ -175,9 +176,9 @@ def rouse(workers: int) -> int:
 
     The caller is one of them, and no more can than have a processor each.
     """
-    team = _at_rest()
+    resting = _at_rest()
     members = min(workers, threads(), _MOST)
-    if (present := team.expect(members - 1)) < members - 1:
+    if (present := resting.expect(members - 1)) < members - 1:
         _team.gather(members - 1, present)
     return members
 

@@ -27,7 +27,7 @@ from strategies import Case, cases
 import polyconv as pc
 from polyconv import arrays, kernel_gradient, planning, pool
 from polyconv.algorithms import direct, fused, sliding
-from polyconv.compiled import codelets, team
+from polyconv.compiled import codelets, resting
 from polyconv.compiled.codelets import Matrices, transform
 from polyconv.compiled.microkernel import VECTOR_BYTES, copy, multiply, slide
 from polyconv.execution import road
@@ -163,12 +163,12 @@ def assert_loops_store_nothing(run: Any, products: int, *args: Any) -> None:
 
 def test_threads_wait_awake_for_jobs() -> None:
     """As long as nothing happens, for a while and no longer; who rests leaves for a job, though no loop begins."""
-    posted, ended = team.known()
-    team.rest(team.seat(), posted - 1, 10, True)
-    team.end()
-    assert team.known() == (posted, ended + 1)
-    assert team.awaited(ended)
-    assert not team.awaited(ended + 1)
+    posted, ended = resting.known()
+    resting.rest(resting.seat(), posted - 1, 10, True)
+    resting.end()
+    assert resting.known() == (posted, ended + 1)
+    assert resting.awaited(ended)
+    assert not resting.awaited(ended + 1)
 
 
 @pytest.mark.parametrize("wide", [((0,), (0,)), ((0,), ()), ((), (0,))], ids=["vectors", "weights", "pixels"])

@@ -21,7 +21,7 @@ import threadpoolctl
 import polyconv as pc
 from polyconv import pool
 from polyconv.algorithms import ALGORITHMS
-from polyconv.compiled import team
+from polyconv.compiled import resting
 from polyconv.execution import road
 from polyconv.pool import run_all
 from polyconv.tiling import Tile
@@ -172,14 +172,14 @@ def test_many_threads_share_the_pool(loops: bool) -> None:
 def test_threads_wait_awake_for_loops_alone(awake: bool, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And only where each has a processor. Who rests is there for what comes next, whatever that is."""
     rested: SimpleQueue[bool] = SimpleQueue()
-    rest = team.rest
+    rest = resting.rest
 
     def spy(seat: int, posted: int, turns: int, awake: bool) -> None:
         rested.put(awake)
         rest(seat, posted, turns, awake)
 
     pool._at_rest()
-    monkeypatch.setattr(team, "rest", spy)
+    monkeypatch.setattr(resting, "rest", spy)
     monkeypatch.setattr(pool, "_team", pool._Team())
     monkeypatch.setattr(pool, "threads", lambda: processors)
     for loops in (awake, False, awake, awake):

@@ -19,7 +19,7 @@ from numba import njit
 
 import polyconv as pc
 from polyconv import pool, tiling
-from polyconv.compiled import blocks, loops, spectra, team
+from polyconv.compiled import blocks, counters, loops, resting, spectra, team
 from polyconv.execution import road
 from polyconv.tiling import whole
 
@@ -34,7 +34,7 @@ def _mark(member, begin, end, marks, come, others):
         marks[unit, member] += 1
     looks = 0
     while looks < _PATIENCE and come.sum() < others:
-        team._give_way()
+        counters.give_way()
         looks += 1
 
 
@@ -48,9 +48,9 @@ def mark(workers, units, *args):
 def processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many as anyone asks for, however few this machine has, who rest for long; and nobody is left awake."""
     monkeypatch.setattr("polyconv.pool.threads", lambda: 100)
-    monkeypatch.setattr(team, "TURNS", 100_000)
+    monkeypatch.setattr(resting, "TURNS", 100_000)
     yield
-    wait_until(lambda: team.awake() == 0)
+    wait_until(lambda: resting.awake() == 0)
 
 
 def wait_until(happens) -> None:
@@ -69,7 +69,7 @@ def test_threads_that_are_awake_share_a_loop(workers: int, units: int) -> None:
     for _ in range(20):
         marks, come = np.zeros((units, workers), np.int64), np.zeros(workers, np.int64)
         assert pool.rouse(some) == some
-        wait_until(lambda: team.awake() >= some - 1)
+        wait_until(lambda: resting.awake() >= some - 1)
         mark(some, units, marks, come, some)
         np.testing.assert_array_equal(marks.sum(1), 1)
         np.testing.assert_array_equal(come, [1] * some + [0] * (workers - some))
@@ -85,7 +85,7 @@ def test_what_is_not_worth_sharing_is_done_by_the_caller(workers: int, units: in
 
 def test_nobody_is_waited_for_who_sleeps() -> None:
     """The caller does everything where no helper is awake."""
-    wait_until(lambda: team.awake() == 0)
+    wait_until(lambda: resting.awake() == 0)
     marks, come = np.zeros((50, 3), np.int64), np.zeros(3, np.int64)
     mark(3, 50, marks, come, 0)
     np.testing.assert_array_equal(marks, [[1, 0, 0]] * 50)
@@ -94,21 +94,21 @@ def test_nobody_is_waited_for_who_sleeps() -> None:
 def test_who_is_expected_stays_awake() -> None:
     """Three times as long as otherwise, if he is told so every now and then; and no longer."""
     turns = 2_000_000
-    helper = threading.Thread(target=team.rest, args=(team.seat(), team.known()[0], turns, True), daemon=True)
+    helper = threading.Thread(target=resting.rest, args=(resting.seat(), resting.known()[0], turns, True), daemon=True)
     helper.start()
-    wait_until(lambda: team.awake() == 1)
+    wait_until(lambda: resting.awake() == 1)
     begin = time.monotonic()
-    wait_until(lambda: team.awake() == 0)
+    wait_until(lambda: resting.awake() == 0)
     patience = time.monotonic() - begin
     until = time.monotonic() + 3 * patience
     while time.monotonic() < until:
-        team.expect(100)
-        assert team.awake() >= 1
+        resting.expect(100)
+        assert resting.awake() >= 1
         time.sleep(patience / 20)
-    wait_until(lambda: team.awake() == 0)
-    team.post(0)
+    wait_until(lambda: resting.awake() == 0)
+    resting.post(0)
     assert helper.is_alive()  # who sleeps is woken as often as there are jobs for him
-    team.post(100)
+    resting.post(100)
     helper.join(60)
     assert not helper.is_alive()
 
@@ -116,10 +116,10 @@ def test_who_is_expected_stays_awake() -> None:
 def test_who_sleeps_is_woken_for_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it sleeps, without a job of Python's."""
     mark(pool.rouse(3), 9, np.zeros((9, 3), np.int64), np.zeros(3, np.int64), 0)
-    wait_until(lambda: team.expect(2) >= 2)
+    wait_until(lambda: resting.expect(2) >= 2)
     monkeypatch.setattr(pool._team, "gather", pytest.fail)
     for _ in range(20):
-        wait_until(lambda: team.awake() == 0)
+        wait_until(lambda: resting.awake() == 0)
         marks, come = np.zeros((9, 3), np.int64), np.zeros(3, np.int64)
         mark(pool.rouse(3), 9, marks, come, 3)
         np.testing.assert_array_equal(marks.sum(1), 1)
@@ -129,40 +129,40 @@ def test_who_sleeps_is_woken_for_loops(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_sleeps_is_woken_for_jobs() -> None:
     """Three tasks that wait for one another end only where three threads run them, wherever those sleep before."""
     for turns in (1, 2, 3, 5, 10) * 20:
-        team.TURNS = turns  # set back when the test ends: some go to sleep as they are woken
+        resting.TURNS = turns  # set back when the test ends: some go to sleep as they are woken
         together = threading.Barrier(3, timeout=60)
         pool.run_all([together.wait] * 3, 3, loops=turns % 2 == 1)
         mark(pool.rouse(3), 9, np.zeros((9, 3), np.int64), np.zeros(3, np.int64), 0)
 
 
-@pytest.mark.skipif(not team._PLACES_THREADS, reason="threads cannot be placed on this system")
+@pytest.mark.skipif(not counters.PLACES_THREADS, reason="threads cannot be placed on this system")
 def test_who_is_woken_is_kept_off_the_processor_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """And off those of helpers that are awake; afterwards it may go wherever it could before."""
     everywhere, here = {3, 5, 7, 9}, 5
-    lines = [team._FIRST + seat * team._LINE for seat in range(3)]
+    lines = [resting._FIRST + seat * counters.LINE for seat in range(3)]
     # The first sleeps, the second has one to itself, the third has not looked since a loop was expected.
     state = {0: (1, 8, 7, 9), 1: (0, 8, 7, 3), 2: (0, 7, 7, 9)}
-    fields = (0, team._LOOKS, team._THEN, team._PROCESSOR)
+    fields = (0, resting._LOOKS, resting._THEN, resting._PROCESSOR)
     numbers = {line + field: n for seat, line in enumerate(lines) for field, n in zip(fields, state[seat], strict=True)}
-    numbers |= {line + team._THREAD: 100 + seat for seat, line in enumerate(lines)} | {team._SEATED: 3}
+    numbers |= {line + resting._THREAD: 100 + seat for seat, line in enumerate(lines)} | {resting._SEATED: 3}
     moved: list[tuple[int, set[int]]] = []
     with monkeypatch.context() as told:
-        told.setattr(team, "_number", lambda which: ctypes.c_int64(numbers[which]))
+        told.setattr(resting, "number", lambda which: ctypes.c_int64(numbers[which]))
         told.setattr(os, "sched_getaffinity", lambda thread: everywhere if thread != 102 else {9})
         told.setattr(os, "sched_setaffinity", lambda *given: moved.append(given))
-        with team._apart(3, here):
+        with resting._apart(3, here):
             assert moved == [(100, {7, 9}), (102, {7, 9})]
             moved.clear()
         assert moved == [(100, everywhere), (102, {9})]
 
 
-@pytest.mark.skipif(not team._PLACES_THREADS, reason="threads cannot be placed on this system")
+@pytest.mark.skipif(not counters.PLACES_THREADS, reason="threads cannot be placed on this system")
 def test_threads_may_run_where_they_could() -> None:
     """After they were woken, and moved."""
     before = os.sched_getaffinity(0)
     for _ in range(5):
         mark(pool.rouse(3), 9, np.zeros((9, 3), np.int64), np.zeros(3, np.int64), 0)
-        wait_until(lambda: team.awake() == 0)
+        wait_until(lambda: resting.awake() == 0)
     helpers = [t for t in threading.enumerate() if t.name.startswith("polyconv")]
     assert len(helpers) >= 2
     assert all(os.sched_getaffinity(t.native_id) == before for t in helpers)
@@ -171,11 +171,11 @@ def test_threads_may_run_where_they_could() -> None:
 def test_rousing_says_that_a_loop_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it looks who is awake: or one might go just then, and nobody would be woken."""
     pool.rouse(2)
-    wait_until(lambda: team.awake() == 1)
+    wait_until(lambda: resting.awake() == 1)
     monkeypatch.setattr(pool._team, "gather", pytest.fail)
-    before = team._number(team._EXPECTED).value
+    before = counters.number(resting._EXPECTED).value
     pool.rouse(2)
-    assert team._number(team._EXPECTED).value == before + 1
+    assert counters.number(resting._EXPECTED).value == before + 1
 
 
 def test_a_team_at_work_is_not_waited_for() -> None:

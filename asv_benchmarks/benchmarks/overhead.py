@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 import polyconv as pc
 from polyconv import planning
 
-from .common import interleaved
+from .common import CLASSICAL, interleaved
 
 
 def bare(x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -49,6 +50,30 @@ class SmallCalls:
     def time_plan_afresh(self) -> None:
         planning.make_plan.cache_clear()
         pc.plan(self.x, self.w, layout="HW")
+
+
+class AfterARest:
+    """Milliseconds of a call that comes ten of them after the last, when the threads that help it sleep."""
+
+    unit = "ms"
+    params = [1, 2]
+    param_names = ["workers"]
+
+    def setup(self, workers: int) -> None:
+        workload = CLASSICAL["8x150x150x3 by 3x3x3x16"]
+        self.x, w = workload.arrays()
+        self.ready = pc.plan(self.x, w, workers=workers, prepared=True, **workload.keywords).prepare(w)
+        expected = pc.conv(self.x[:1], w, algorithm="im2col", **workload.keywords)
+        np.testing.assert_allclose(self.ready(self.x)[:1], expected, rtol=0, atol=1e-4)
+
+    def track_call(self, workers: int) -> float:
+        taken = []
+        for _ in range(100):
+            time.sleep(0.01)
+            start = time.perf_counter()
+            self.ready(self.x)
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken) * 1e3
 
 
 class Import:
