@@ -145,7 +145,7 @@ class _Team:
     def _serve(self) -> None:
         seat: int | None = None
         awake = True
-        while True:
+        while self is _team:  # and not in a child that was forked by this very thread
             if (resting := _resting) is None:
                 awake = self._jobs.get()()
                 continue

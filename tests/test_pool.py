@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,7 @@ import pytest
 import threadpoolctl
 
 import polyconv as pc
-from polyconv import pool
 from polyconv.algorithms import ALGORITHMS
-from polyconv.compiled import resting
 from polyconv.execution import road
 from polyconv.pool import run_all
 from polyconv.tiling import Tile
@@ -168,25 +165,40 @@ def test_many_threads_share_the_pool(loops: bool) -> None:
     assert sorted(done) == [*np.ndindex(30, 20)]
 
 
+_REST = """
+import sys, threading, time
+from queue import SimpleQueue
+from polyconv import pool
+from polyconv.compiled import counters, resting
+
+awake, processors = int(sys.argv[1]), int(sys.argv[2])
+rested, rest = SimpleQueue(), resting.rest
+looks = lambda: counters.number(resting._FIRST + resting._LOOKS).value
+
+def spy(seat, posted, turns, awake):
+    rested.put((awake, looks()))
+    rest(seat, posted, turns, awake)
+
+pool._at_rest()
+resting.rest, resting.TURNS, pool.threads = spy, 1_000, lambda: processors
+for loops in (awake, False, awake, awake):
+    met = threading.Barrier(2, timeout=60)
+    pool.run_all([met.wait] * 2, 2, loops=bool(loops))  # ends only where two threads run
+    expected = bool(loops and processors == 2)
+    told, before = rested.get(timeout=60)
+    while told != expected:  # it has rested before
+        told, before = rested.get(timeout=60)
+    time.sleep(0.5)
+    assert looks() - before >= 1_000 if told else looks() - before <= 2, (told, looks() - before)
+"""
+
+
 @pytest.mark.parametrize(("awake", "processors"), [(True, 2), (False, 2), (True, 1)])
-def test_threads_wait_awake_for_loops_alone(awake: bool, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_wait_awake_for_loops_alone(awake: bool, processors: int) -> None:
     """And only where each has a processor. Who rests is there for what comes next, whatever that is."""
-    rested: SimpleQueue[bool] = SimpleQueue()
-    rest = resting.rest
-
-    def spy(seat: int, posted: int, turns: int, awake: bool) -> None:
-        rested.put(awake)
-        rest(seat, posted, turns, awake)
-
-    pool._at_rest()
-    monkeypatch.setattr(resting, "rest", spy)
-    monkeypatch.setattr(pool, "_team", pool._Team())
-    monkeypatch.setattr(pool, "threads", lambda: processors)
-    for loops in (awake, False, awake, awake):
-        met = threading.Barrier(2, timeout=60)
-        run_all([met.wait] * 2, 2, loops=loops)  # ends only where two threads run
-        while rested.get(timeout=60) != (loops and processors == 2):
-            pass  # it has rested before
+    command = [sys.executable, "-c", _REST, str(int(awake)), str(processors)]
+    done = subprocess.run(command, timeout=100, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_blas_keeps_to_one_thread_inside() -> None:

@@ -135,28 +135,69 @@ def test_who_sleeps_is_woken_for_jobs() -> None:
         mark(pool.rouse(3), 9, np.zeros((9, 3), np.int64), np.zeros(3, np.int64), 0)
 
 
-@pytest.mark.skipif(not counters.PLACES_THREADS, reason="threads cannot be placed on this system")
-def test_who_is_woken_is_kept_off_the_processor_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And off those of helpers that are awake; afterwards it may go wherever it could before."""
-    everywhere, here = {3, 5, 7, 9}, 5
-    lines = [resting._FIRST + seat * counters.LINE for seat in range(3)]
-    # The first sleeps, the second has one to itself, the third has not looked since a loop was expected.
-    state = {0: (1, 8, 7, 9), 1: (0, 8, 7, 3), 2: (0, 7, 7, 9)}
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, set[int]]]]:
+    """What threads are told of where they may run, of four helpers, on a system that does nothing of the kind."""
+    lines = [resting._FIRST + seat * counters.LINE for seat in range(4)]
+    # The first sleeps, the second has one to itself, the third has not looked since a loop was expected, one is away.
+    state = [(1, 8, 7, 9), (2, 8, 7, 3), (2, 7, 7, 9), (0, 7, 7, 9)]
     fields = (0, resting._LOOKS, resting._THEN, resting._PROCESSOR)
-    numbers = {line + field: n for seat, line in enumerate(lines) for field, n in zip(fields, state[seat], strict=True)}
-    numbers |= {line + resting._THREAD: 100 + seat for seat, line in enumerate(lines)} | {resting._SEATED: 3}
-    moved: list[tuple[int, set[int]]] = []
+    numbers = {
+        line + field: n for line, told in zip(lines, state, strict=True) for field, n in zip(fields, told, strict=True)
+    }
+    numbers |= {line + resting._THREAD: 100 + seat for seat, line in enumerate(lines)} | {resting._SEATED: 4}
+    seen: list[tuple[int, set[int]]] = []
     with monkeypatch.context() as told:
         told.setattr(resting, "number", lambda which: ctypes.c_int64(numbers[which]))
-        told.setattr(os, "sched_getaffinity", lambda thread: everywhere if thread != 102 else {9})
-        told.setattr(os, "sched_setaffinity", lambda *given: moved.append(given))
-        with resting._apart(3, here):
+        told.setattr(os, "sched_getaffinity", lambda thread: {9} if thread == 102 else {3, 5, 7, 9})
+        told.setattr(os, "sched_setaffinity", lambda *given: seen.append(given))
+        yield seen
+
+
+places = pytest.mark.skipif(not counters.PLACES_THREADS, reason="threads cannot be placed on this system")
+
+
+@places
+def test_who_is_woken_is_kept_off_the_processor_of_the_caller(moved: list[tuple[int, set[int]]]) -> None:
+    """And off those of helpers that are awake; afterwards it may go wherever it could before, whatever happened."""
+
+    def interrupted() -> None:
+        with resting._apart(3, 5):
             assert moved == [(100, {7, 9}), (102, {7, 9})]
             moved.clear()
-        assert moved == [(100, everywhere), (102, {9})]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert moved == [(100, {3, 5, 7, 9}), (102, {9})]
 
 
-@pytest.mark.skipif(not counters.PLACES_THREADS, reason="threads cannot be placed on this system")
+@places
+def test_one_caller_at_a_time_says_where_helpers_may_run(moved: list[tuple[int, set[int]]]) -> None:
+    """Or another would take for good what the first has set for a moment."""
+    with resting._apart(3, 5):
+        moved.clear()
+        with resting._apart(3, 7):
+            assert not moved
+    assert moved == [(100, {3, 5, 7, 9}), (102, {9})]
+    moved.clear()
+    with resting._apart(3, 7):
+        assert moved == [(100, {5, 9}), (102, {5, 9})]
+
+
+@places
+def test_where_threads_may_not_be_placed_they_are_left(
+    moved: list[tuple[int, set[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(thread: int) -> set[int]:
+        raise PermissionError(thread)
+
+    monkeypatch.setattr(os, "sched_getaffinity", forbidden)
+    with resting._apart(3, 5):
+        assert not moved
+
+
+@places
 def test_threads_may_run_where_they_could() -> None:
     """After they were woken, and moved."""
     before = os.sched_getaffinity(0)

@@ -5,7 +5,7 @@ for Python's lock, and be woken again: in less time many a convolution is done. 
 where nothing happens they sleep, each by a lock of its own, until they are woken by whoever will have a loop soon, or a
 job of Python's.
 
-Whoever waits awake holds up nobody: before every look, threads give way to others that want their processor. And helpers
+Whoever waits awake holds up nobody: between looks, threads give way to others that want their processor. And helpers
 compile nothing, since a process that is forked meanwhile would for ever wait for numba's lock: what they run has types
 that are told, and is there once this module is.
 """
@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 
 from numba import njit
 
-from .counters import LINE, LINES, add, clear, give_way, lock, look, number, processor, put, release, take
+from . import counters
+from .counters import LINE, LINES, add, give_way, lock, look, number, processor, put, release, take
 from .team import BEGUN, FREE, GRACE, OPENED, join
 
 __all__ = ["SEATS", "TURNS", "awaited", "awake", "clear", "end", "expect", "known", "post", "rest", "seat"]
@@ -30,10 +31,11 @@ TURNS = 1_500
 # How many jobs of Python's were POSTED, and how often one has ENDED; how often a loop was EXPECTED, how many helpers
 # rest, PRESENT, and how many of those are AWAKE, or have been woken.
 _POSTED, _ENDED, _EXPECTED, _PRESENT, _AWAKE, _SEATED, _FIRST = range(FREE, FREE + 7 * LINE, LINE)
-# Helpers have seats, and so many are SEATED. On the line of each is whether it sleeps there; its lock, which is taken
-# until somebody wakes it; the system's number for the THREAD; the PROCESSOR that it looked from last, how many LOOKS it
-# has had, and how many it had had when a loop was last EXPECTED of it, its THEN.
+# Helpers have seats, and so many are SEATED. On the line of each is whether it is away, sleeps there or rests awake; its
+# lock, which is taken until somebody wakes it; the system's number for the THREAD; the PROCESSOR that it looked from
+# last, how many LOOKS it has had, and how many it had had when a loop was last EXPECTED, its THEN.
 _LOCK, _THREAD, _PROCESSOR, _LOOKS, _THEN = range(8, 48, 8)
+_AWAY, _SLEEPS, _RESTS = range(3)
 SEATS = LINES - _FIRST // LINE
 """Helpers that can rest, at most."""
 
@@ -51,8 +53,15 @@ def known() -> tuple[int, int]:
     return number(_POSTED).value, number(_ENDED).value
 
 
+def clear() -> None:
+    """Forget everything: for a process that has none of its parent's threads."""
+    global _placing
+    _placing = threading.Lock()
+    counters.clear()
+
+
 def expect(helpers: int) -> int:
-    """Say that there will be a loop for so many helpers, and how many rest, who all are awake soon or share another.
+    """Say that there will be a loop for so many helpers, which are awake soon if there are so many; and how many rest.
 
     Who is awake stays so for as long again.
     """
@@ -63,6 +72,9 @@ def expect(helpers: int) -> int:
         return int(_expect(helpers))
 
 
+_placing = threading.Lock()  # whoever has it changes where helpers may run
+
+
 @contextmanager
 def _apart(helpers: int, here: int) -> Iterator[None]:
     """Keep helpers off the processor of the caller, and off those of others; afterwards they may go where they could.
@@ -70,24 +82,37 @@ def _apart(helpers: int, here: int) -> Iterator[None]:
     Systems do put a thread that is woken on the processor of who wakes it, while another is idle; and leave it there
     if all it does is to look whether there is something to do, and to give way if not.
     """
-    lines = [_FIRST + seat * LINE for seat in range(min(helpers, number(_SEATED).value))]
-    told = {line: [number(line + which).value for which in (0, _LOOKS, _THEN, _PROCESSOR)] for line in lines}
-    apart = {
-        line: there
-        for line, (asleep, looks, then, there) in told.items()
-        if not asleep and looks != then and there != here
-    }
-    free, before = os.sched_getaffinity(0) - {here, *apart.values()}, {}
+    if not (mine := _placing).acquire(blocking=False):
+        yield
+        return
+    before: dict[int, set[int]] = {}
+    try:
+        with suppress(OSError):  # where that is forbidden
+            _place(helpers, here, before)
+        yield
+    finally:
+        for thread, processors in before.items():
+            with suppress(OSError):
+                os.sched_setaffinity(thread, processors)
+        mine.release()
+
+
+def _place(helpers: int, here: int, before: dict[int, set[int]]) -> None:
+    """Have the first that sleep, or did not get to look, elsewhere; ``before`` gets where they might run until now."""
+    lines = [_FIRST + seat * LINE for seat in range(number(_SEATED).value)]
+    settled, others = set(), []
     for line in lines:
-        if free and line not in apart:
-            thread = number(line + _THREAD).value
-            with suppress(OSError):  # of a thread that may not be moved
-                before[thread] = os.sched_getaffinity(thread)
-                os.sched_setaffinity(thread, free)
-    yield
-    for thread, processors in before.items():
-        with suppress(OSError):
-            os.sched_setaffinity(thread, processors)
+        state, thread, there, looks, then = (
+            number(line + which).value for which in (0, _THREAD, _PROCESSOR, _LOOKS, _THEN)
+        )
+        if state == _RESTS and looks != then and there != here:
+            settled.add(there)
+        elif state != _AWAY and thread not in (0, threading.get_native_id()):
+            others.append(thread)
+    if free := os.sched_getaffinity(0) - settled - {here}:
+        for thread in others[:helpers]:
+            before[thread] = os.sched_getaffinity(thread)
+            os.sched_setaffinity(thread, free)
 
 
 def seat() -> int:
@@ -109,38 +134,41 @@ def _seat(own, thread):
 
 
 @njit
-def _wake(helpers):
-    """Wake helpers until so many are awake, or none is left who sleeps."""
-    missing = helpers - look(_AWAKE)
+def _wake(sleepers):
+    """Wake so many helpers, or all who sleep."""
     for seat in range(look(_SEATED)):
-        if missing <= 0:
+        if sleepers <= 0:
             return
         line = _FIRST + seat * LINE
-        if look(line) == 1 and put(line, 0) == 1:
+        if look(line) == _SLEEPS and put(line, _RESTS) == _SLEEPS:
             add(_AWAKE, 1)
             release(look(line + _LOCK))
-            missing -= 1
+            sleepers -= 1
 
 
 @njit("Tuple((int64, boolean))(int64)", cache=True)
 def _processors(helpers):
-    """The processor of the caller, and whether one of so many helpers has none of its own, or may get none."""
+    """The processor of the caller, and whether a helper that rests has none of its own, or may get none when woken."""
     here = processor()
     if here < 0:
         return here, False
-    for seat in range(min(helpers, look(_SEATED))):
+    asleep = look(_AWAKE) < helpers
+    for seat in range(look(_SEATED)):
         line = _FIRST + seat * LINE
-        if look(line) or look(line + _LOOKS) == look(line + _THEN) or look(line + _PROCESSOR) == here:
+        state = look(line)
+        if state == _SLEEPS and asleep:
+            return here, True
+        if state == _RESTS and (look(line + _LOOKS) == look(line + _THEN) or look(line + _PROCESSOR) == here):
             return here, True
     return here, False
 
 
 @njit("int64(int64)", cache=True)
 def _expect(helpers):
-    """Say that there will be a loop, wake helpers, and return how many rest."""
+    """Say that there will be a loop, have so many helpers awake, and return how many rest."""
     add(_EXPECTED, 1)
-    _wake(helpers)
-    for seat in range(min(helpers, look(_SEATED))):
+    _wake(helpers - look(_AWAKE))
+    for seat in range(look(_SEATED)):
         line = _FIRST + seat * LINE
         put(line + _THEN, look(line + _LOOKS))
     return look(_PRESENT)
@@ -148,7 +176,7 @@ def _expect(helpers):
 
 @njit("void(int64)", cache=True)
 def post(helpers):
-    """Say that there is a job for so many helpers.
+    """Say that there is a job for so many helpers: who rests awake looks for it, and so many who sleep.
 
     It is no more than a change that is looked for: one may get lost among several.
     """
@@ -173,13 +201,15 @@ def rest(seat, posted, turns, awake):
     line = _FIRST + seat * LINE
     add(_AWAKE, 1)
     add(_PRESENT, 1)
-    opened, expected = look(OPENED) - 1, look(_EXPECTED)
+    put(line, _RESTS)
+    opened, expected = -1, look(_EXPECTED)
     left, grace = turns if awake else 0, GRACE
     while look(_POSTED) == posted:
         put(line + _PROCESSOR, processor())
         add(line + _LOOKS, 1)
         if look(OPENED) != opened:
-            opened, left = look(OPENED), turns
+            left = left if opened < 0 else turns
+            opened = look(OPENED)
             join()
         if look(_EXPECTED) != expected:
             expected, left = look(_EXPECTED), turns
@@ -188,11 +218,11 @@ def rest(seat, posted, turns, awake):
         if left > 0:
             continue
         add(_AWAKE, -1)
-        put(line, 1)
+        put(line, _SLEEPS)
         # Who wakes us has said why before he looks whether we sleep; we look after we have said that we do. If both
         # see it, either we are the first to take it back, or he has released the lock.
         news = look(OPENED) != opened or look(_EXPECTED) != expected or look(_POSTED) != posted
-        if news and put(line, 0) == 1:
+        if news and put(line, _RESTS) == _SLEEPS:
             add(_AWAKE, 1)
         else:
             take(look(line + _LOCK))
@@ -202,6 +232,7 @@ def rest(seat, posted, turns, awake):
     while grace > 0 and look(BEGUN) == begun:
         grace -= 1
         give_way()
+    put(line, _AWAY)
     add(_PRESENT, -1)
     add(_AWAKE, -1)
 
