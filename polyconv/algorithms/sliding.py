@@ -12,7 +12,7 @@ positions of one channel. Else they hold filters, and a line of taps is one of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise, product
 from types import ModuleType
@@ -223,9 +223,9 @@ def _tables(
 
 
 class _Told(NamedTuple):
-    """The loop, how many units it has, what chooses its code, bytes of a vector, and tables."""
+    """Compiled loops, how many units they have, what chooses their code, bytes of a vector, and tables."""
 
-    loop: Callable[..., None]
+    loops: ModuleType
     units: int
     code: tuple[tuple[int, ...], ...]
     vector: int
@@ -242,7 +242,7 @@ def _told(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     rows, several = block(p, microkernel.REGISTERS, lanes)[0]
     wide = () if kind == "filters" else (0,), () if kind == "positions" else (0,)
     return _Told(
-        loops.over_lines,
+        loops,
         units(p, microkernel.REGISTERS, lanes),
         ((0,) * rows, (0,) * several, (0,) * _step(p), *wide),
         microkernel.VECTOR_BYTES,
@@ -257,6 +257,6 @@ def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Arr
     """
     pixels, x_strides = memory(x, _INNER[holds(p)])
     result, y_strides = memory(y)
-    loop, units, code, vector, tables = _told(p, x_strides, y_strides, width, xp)
+    loops, units, code, vector, tables = _told(p, x_strides, y_strides, width, xp)
     past = (0,) if outgrows(result, vector) else ()
-    loop(workers, units, w[0], *code, past, *map(address, (pixels, w, result)), *tables)
+    loops.over_lines(workers, units, w[0], *code, past, *map(address, (pixels, w, result)), *tables)

@@ -112,20 +112,10 @@ def look(context, which):
     return types.int64(types.int64), build
 
 
-def _outside(name: str, result: Any, *numbers: int) -> Any:
-    """A function of the system's or of Python's: of the address of a lock and other ``numbers``, or of nothing."""
-
-    def call(builder: Any, args: Any) -> Any:
-        operands = [builder.inttoptr(lock, _POINTER) for lock in args]
-        operands += [ir.Constant(ir.IntType(32), number) for number in numbers]
-        function = ir.FunctionType(result, [operand.type for operand in operands])
-        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
-
-    return call
-
-
-_giving_way, _asking = (_outside(name, ir.IntType(32)) for name in (_GIVE_WAY, _WHERE))
-_taking, _releasing = _outside(_TAKE, ir.IntType(32), 1), _outside(_RELEASE, ir.VoidType())
+def _outside(builder: Any, name: str, result: Any, *operands: Any) -> Any:
+    """What a function of the system's or of Python's returns."""
+    function = ir.FunctionType(result, [operand.type for operand in operands])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), operands)
 
 
 @intrinsic
@@ -133,7 +123,7 @@ def give_way(context):
     """Let others have the processor who want it."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _giving_way(builder, args)
+        _outside(builder, _GIVE_WAY, ir.IntType(32))
         return context.get_dummy_value()
 
     return types.void(), build
@@ -146,28 +136,23 @@ def processor(context):
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not PLACES_THREADS:
             return NUMBER(-1)
-        return builder.sext(_asking(builder, args), NUMBER)
+        return builder.sext(_outside(builder, _WHERE, ir.IntType(32)), NUMBER)
 
     return types.int64(), build
 
 
-@intrinsic
-def take(context, lock):
-    """Take a lock, however long that takes: sleep, where it is taken, until it is released."""
+def _of_a_lock(name: str, result: Any, *numbers: int) -> Any:
+    @intrinsic
+    def call(context, lock):
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            lock = builder.inttoptr(args[0], _POINTER)
+            _outside(builder, name, result, lock, *(ir.Constant(ir.IntType(32), number) for number in numbers))
+            return context.get_dummy_value()
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _taking(builder, args)
-        return context.get_dummy_value()
+        return types.void(types.int64), build
 
-    return types.void(types.int64), build
+    return call
 
 
-@intrinsic
-def release(context, lock):
-    """Release a lock that is taken."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _releasing(builder, args)
-        return context.get_dummy_value()
-
-    return types.void(types.int64), build
+# The one sleeps, where a lock is taken, until the other releases it.
+take, release = _of_a_lock(_TAKE, ir.IntType(32), 1), _of_a_lock(_RELEASE, ir.VoidType())
