@@ -49,6 +49,7 @@ __all__ = [
     "grid",
     "in_chunks",
     "innermost",
+    "inverse",
     "is_accelerator",
     "joined",
     "memory",
@@ -464,11 +465,11 @@ def new(
         made = aligned(lengths, dtype)
     else:
         made = make(lengths, dtype=dtype, device=where)
-    return xp.permute_dims(made, _back(tuple(order)))
+    return xp.permute_dims(made, inverse(tuple(order)))
 
 
 @lru_cache
-def _back(order: tuple[int, ...]) -> tuple[int, ...]:
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     """Where each axis comes to be in an ``order`` of axes."""
     return tuple(map(order.index, range(len(order))))
 
@@ -524,7 +525,7 @@ def memory(x: np.ndarray, inner: int | None = None) -> tuple[np.ndarray, tuple[i
     apart = inner is not None and strides[inner] != item and x.shape[inner] > 1
     if apart or not x.flags.aligned or min(strides, default=0) < 0:
         order = sorted(range(x.ndim), key=lambda axis: (inner in (axis, axis - x.ndim), -abs(strides[axis])))
-        x = np.ascontiguousarray(x.transpose(order)).transpose(tuple(map(order.index, range(x.ndim))))
+        x = np.ascontiguousarray(x.transpose(order)).transpose(inverse(tuple(order)))
     return x, steps(x)
 
 

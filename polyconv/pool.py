@@ -99,11 +99,11 @@ def blas_in_one_thread() -> Iterator[None]:
 
 
 _MOST = 1000  # threads that work together, for each of which but one there is a place to rest
-_resting: ModuleType | None = None  # where threads rest awake, once one has; without numba, none does
+_resting: ModuleType | None = None  # where threads rest, once anybody wants them to; without numba, nobody does
 
 
 def _at_rest() -> ModuleType:
-    """Where threads rest awake. It is to be had when it is imported, and not a moment before, while another does so."""
+    """Where threads rest. It is to be had when it is imported, and not a moment before, while another does so."""
     global _resting
     if _resting is None:
         from .compiled import resting

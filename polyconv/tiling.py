@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .algorithms import Algorithm
 from .algorithms.direct import add
-from .arrays import Array, new
+from .arrays import Array, inverse, new
 from .dtypes import Dtypes
 from .padding import pad
 from .pool import rouse, run_all
@@ -230,6 +230,6 @@ class Tiles:
             x = xp.astype(x, self.dtypes.total)
         if self._pads:
             return x
-        back = tuple(map(order.index, range(len(order))))
         widths = [(0, 0), (0, 0), (0, 0), *margins]
-        return xp.permute_dims(pad(xp.permute_dims(x, order), [widths[axis] for axis in order], "constant", xp), back)
+        padded = pad(xp.permute_dims(x, order), [widths[axis] for axis in order], "constant", xp)
+        return xp.permute_dims(padded, inverse(order))

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import Array, address, aligned, memory, new
+from ..arrays import Array, address, aligned, inverse, memory, new
 from ..problem import ConvProblem
 from .base import Algorithm, Cost
 from .blocking import VECTOR_BYTES
@@ -114,4 +114,4 @@ def _pixels(x: Array, xp: ModuleType) -> Array:
     """An empty array like ``x``, ``(N, G, C, *size)``, that has channels innermost in memory."""
     order = (0, *range(3, x.ndim), 1, 2)
     made = aligned(tuple(x.shape[axis] for axis in order), x.dtype)
-    return xp.permute_dims(made, tuple(map(order.index, range(x.ndim))))
+    return xp.permute_dims(made, inverse(order))
