@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import polyconv as pc
 from polyconv.algorithms.cook_toom import Matrix, amplification, integer_points, spread_points
-from polyconv.algorithms.winograd import _designed
+from polyconv.algorithms.minimal import designed
 
 SIZES = [(m, r) for m in range(1, 9) for r in range(2, 9)]
 NAMED = {"default": lambda n: None, "integer": integer_points}
@@ -196,7 +196,7 @@ def test_integers_are_exact_past_overflow_on_the_way(dtype: str, total: str, cha
     w = rng.choice([least, most], (2, channels, 3, 3)).astype(dtype)
     x[0, :, :8, :8] = w[0, 0, 0, 0] = w[0] = least or most  # one output is as large as any may be
     expected = pc.conv2d(x.astype(np.int64), w.astype(np.int64), algorithm="im2col")
-    divisor = _designed((m, m), (3, 3), None, total).divisor
+    divisor = designed((m, m), (3, 3), None, total).divisor
     assert int(expected.max()) * divisor > np.iinfo(total).max  # what is divided at the end has run over
     y = pc.conv2d(x, w, dtype=total, algorithm=pc.Winograd(m))
     assert y.dtype == total

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
@@ -19,11 +20,13 @@ from ..problem import ConvProblem
 from .base import Cost
 from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, Block, block
 from .direct import DEPTH
+from .minimal import Settings, Way, axis_matrices, design_of, refusal, transform_macs, uncompiled, with_error
 
 if TYPE_CHECKING:
     from ..compiled import codelets
+    from ..target import Target
 
-__all__ = ["Panels", "cost", "kept", "prepare", "units", "write"]
+__all__ = ["FUSED", "axis_of"]
 
 _LINE = 30  # cycles
 _NEAR_BYTES = 2**20  # what a near cache keeps of a batch of blocks
@@ -87,18 +90,18 @@ def _wide(p: ConvProblem, m: tuple[int, ...], registers: int) -> int:
     return max(1, min(4, (registers - 2) // (longest + 1)))
 
 
-def prepare(
-    w: Array, matrices: tuple[Sequence[Array], ...], p: ConvProblem, m: tuple[int, ...], xp: ModuleType
-) -> Panels:
-    """What :func:`write` reads of a kernel ``(G, K, C, *kernel)``; ``matrices`` are AT, G and BT of each axis."""
+def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> Panels:
+    """What :func:`_write` reads of a kernel ``(G, K, C, *kernel)``."""
     from ..compiled import blocks, codelets, microkernel
 
+    m = settings.along(p)
+    each = [axis_matrices(step, r, settings.points, p.dtype) for step, r in zip(m, p.kernel, strict=True)]
     lanes = microkernel.VECTOR_BYTES // p.itemsize
     found, _ = _product(p, microkernel.REGISTERS, lanes)
     width, wide = found.vectors * lanes, _wide(p, m, microkernel.REGISTERS)
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     points, panels = math.prod(inputs), -(-p.filters // width)
-    at, g, bt = map(codelets.Matrices, matrices)
+    at, g, bt = (codelets.Matrices(of_axes) for of_axes in zip(*each, strict=True))
     packed = aligned((points * p.groups * panels * p.channels * width,), w.dtype)
     if p.filters % width:  # what nobody fills
         packed[...] = 0
@@ -180,9 +183,9 @@ def _turns(p: ConvProblem, m: tuple[int, ...], workers: int) -> tuple[int, int]:
     return number, -(-blocks // number)
 
 
-def units(p: ConvProblem, m: tuple[int, ...], workers: int) -> int:
+def _units(settings: Settings, p: ConvProblem, workers: int) -> int:
     """How many units the loops have."""
-    return _turns(p, m, workers)[1] * p.groups
+    return _turns(p, settings.along(p), workers)[1] * p.groups
 
 
 class _Tables(NamedTuple):
@@ -240,12 +243,13 @@ def _tables(
     )
 
 
-def write(
-    x: Array, kernel: Panels, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array, workers: int = 1
+def _write(
+    settings: Settings, x: Array, kernel: Panels, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1
 ) -> None:
     """Convolve into ``y``; ``p`` has no strides, and channels are innermost in memory."""
     from ..compiled import blocks, microkernel
 
+    m = settings.along(p)
     axes = axes_of(p, m)
     pixels, x_strides = memory(x, 2)
     result, y_strides = memory(y)
@@ -272,7 +276,7 @@ def write(
     )  # fmt: skip
 
 
-def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
+def _kept(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Elements of a prepared kernel: panels are filled up with zeros."""
     lanes = VECTOR_BYTES // p.itemsize
     width = _product(p, REGISTERS, lanes)[0].vectors * lanes
@@ -280,8 +284,8 @@ def kept(p: ConvProblem, m: tuple[int, ...]) -> int:
     return points * p.groups * p.channels * -(-p.filters // width) * width
 
 
-def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
-    """What :func:`write` costs, but for its rounding error."""
+def _cost(settings: Settings, p: ConvProblem) -> Cost:
+    m = settings.along(p)
     axes, lanes = axes_of(p, m), VECTOR_BYTES // p.itemsize
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
@@ -308,12 +312,40 @@ def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
     through = int(2 * multiplied * (p.channels + p.filters) * max(0.0, 1 - _NEAR_BYTES / batch))
     through += kernel * -(-number // some) // _HIDDEN
     own = batch + 14 * p.channels * p.itemsize + (2 * points + 1) * wide * VECTOR_BYTES
-    return Cost(
-        loop_slots=int(2 * lanes * cycles),
-        other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
-        traffic=(p.image_elements + p.output_elements + through) * p.itemsize,
-        runs=0,
-        calls=30,
-        each=own,
-        workspace=own + 8 * (number // p.batch) * (2 + 3 * p.ndim),
+    return with_error(
+        Cost(
+            loop_slots=int(2 * lanes * cycles),
+            other_flops=2 * (multiplied * p.channels * p.filters + number * p.groups * (forth + turns)),
+            traffic=(p.image_elements + p.output_elements + through) * p.itemsize,
+            runs=0,
+            calls=30,
+            each=own,
+            workspace=own + 8 * (number // p.batch) * (2 + 3 * p.ndim),
+        ),
+        settings,
+        p,
     )
+
+
+def _prepare_cost(settings: Settings, problem: ConvProblem) -> Cost:
+    p = replace(problem, dilation=(1,) * problem.ndim)
+    kept, item = _kept(problem, settings.along(problem)), problem.itemsize
+    return Cost(
+        other_flops=2 * transform_macs(design_of(settings, p).G, p.kernel_elements),
+        traffic=(4 * p.kernel_elements + 2 * kept) * item,
+        runs=p.kernel_elements // 4 + kept // 64,
+        calls=30,
+        workspace=(2 * p.kernel_elements + kept) * item,
+        kept=kept * item,
+    )
+
+
+def _reject(settings: Settings, problem: ConvProblem, target: Target) -> str | None:
+    if reason := uncompiled(problem, target):
+        return reason
+    if any(step != 1 for step in problem.stride):
+        return "fused winograd takes no strides"
+    return refusal(settings, problem, target)
+
+
+FUSED = Way(_reject, _prepare, _prepare_cost, _cost, _write, _units, None)

@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import Array, device
 from ..cuda import kernels
 from ..problem import ConvProblem
 from .base import Cost
+from .minimal import Settings, Way, axis_matrices, kernel_at_points, kernel_cost, refusal, with_error
 
-__all__ = ["MOST_POINTS", "Matrices", "cost", "points", "threads", "write"]
+if TYPE_CHECKING:
+    from ..target import Target
 
-MOST_POINTS = 64  # of a block: as many as a thread has registers for
-_THREADS = 128  # of a block of threads
+__all__ = ["CUDA"]
+
+_MOST_POINTS = 64  # of a block: as many as a thread has registers for
+_BLOCK = 128  # threads of a block
 
 Matrix = tuple[tuple[float, ...], ...]
 
 
-class Matrices(NamedTuple):
-    """The transforms of each axis, of products and of the image, as numbers that the dtype has."""
-
-    at: tuple[Matrix, ...]
-    bt: tuple[Matrix, ...]
-
-
-def points(p: ConvProblem, m: tuple[int, ...]) -> int:
+def _points(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Points of a block."""
     return math.prod(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
 
@@ -48,7 +46,7 @@ def _every(p: ConvProblem, m: tuple[int, ...]) -> int:
     return p.batch * math.prod(_phase_blocks(p, m)) * math.prod(p.dilation)
 
 
-def threads(p: ConvProblem, m: tuple[int, ...]) -> int:
+def _threads(p: ConvProblem, m: tuple[int, ...]) -> int:
     """Threads of the larger transform."""
     return _every(p, m) * p.groups * max(p.channels, p.filters)
 
@@ -70,12 +68,22 @@ def _padded(matrix: Matrix, rows: int, columns: int) -> Matrix:
     return wide + ((0.0,) * columns,) * (rows - len(wide))
 
 
-def write(
-    x: Array, filters: Array, matrices: Matrices, p: ConvProblem, m: tuple[int, ...], xp: ModuleType, y: Array
-) -> None:
+@lru_cache
+def _numbers(
+    m: tuple[int, ...], kernel: tuple[int, ...], points: tuple[Fraction, ...] | None, dtype: str
+) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
+    """The transforms of products and of the image along each axis, as numbers that the dtype has."""
+    each = [axis_matrices(step, r, points, dtype) for step, r in zip(m, kernel, strict=True)]
+    at, bt = (tuple(tuple(tuple(map(float, row)) for row in matrices[which]) for matrices in each) for which in (0, 2))
+    return at, bt
+
+
+def _write(settings: Settings, x: Array, filters: Array, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``; ``filters`` are the kernel at its points, ``(points, G, C, K)`` or ``(points, G, K, C)``."""
+    m = settings.along(p)
+    at, bt = _numbers(m, p.kernel, settings.points, p.dtype)
     x, x_steps = kernels.near(x)
-    each, every = points(p, m), _every(p, m)
+    each, every = _points(p, m), _every(p, m)
     inputs = tuple(step + r - 1 for step, r in zip(m, p.kernel, strict=True))
     longest = max(inputs)
     constants = (
@@ -83,14 +91,14 @@ def write(
         ("AXES", p.ndim),
         ("INPUTS", inputs),
         ("OUTPUTS", m),
-        ("BT", tuple(_padded(matrix, longest, longest) for matrix in matrices.bt)),
-        ("AT", tuple(_padded(matrix, longest, longest) for matrix in matrices.at)),
+        ("BT", tuple(_padded(matrix, longest, longest) for matrix in bt)),
+        ("AT", tuple(_padded(matrix, longest, longest) for matrix in at)),
         ("CHANNELS_LAST", p.channels_last),
     )
 
     def run(name: str, source: Array, target: Array, geometry: Any, channels: int) -> None:
-        blocks = -(-every * p.groups * channels // _THREADS)
-        kernels.kernel("winograd", name, constants, xp)((blocks,), (_THREADS,), (source, target, geometry))
+        blocks = -(-every * p.groups * channels // _BLOCK)
+        kernels.kernel("winograd", name, constants, xp)((blocks,), (_BLOCK,), (source, target, geometry))
 
     # Points and groups are one batch of matrices.
     shape = (every, p.channels) if p.channels_last else (p.channels, every)
@@ -104,21 +112,48 @@ def write(
     run("products_to_result", products, y, geometry, p.filters)
 
 
-def cost(p: ConvProblem, m: tuple[int, ...]) -> Cost:
-    """What :func:`write` costs, but for its rounding error."""
-    each, every = points(p, m), _every(p, m) * p.groups
+def _cost(settings: Settings, p: ConvProblem) -> Cost:
+    m = settings.along(p)
+    each, every = _points(p, m), _every(p, m) * p.groups
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     lines = [math.prod(m[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
     turned = sum(each * n for n in inputs) * p.channels
     turned += sum(line * n * step for line, n, step in zip(lines, inputs, m, strict=True)) * p.filters
     image, products = every * each * p.channels, every * each * p.filters
-    return Cost(
-        matmul_macs=image * p.filters,
-        loop_slots=every * turned,
-        other_flops=2 * every * turned,
-        # What blocks share of the image is read from a cache.
-        traffic=(p.image_elements + 2 * image + 2 * products + p.output_elements) * p.itemsize,
-        runs=0,
-        calls=5,
-        workspace=(image + products) * p.itemsize,
+    return with_error(
+        Cost(
+            matmul_macs=image * p.filters,
+            loop_slots=every * turned,
+            other_flops=2 * every * turned,
+            # What blocks share of the image is read from a cache.
+            traffic=(p.image_elements + 2 * image + 2 * products + p.output_elements) * p.itemsize,
+            runs=0,
+            calls=5,
+            workspace=(image + products) * p.itemsize,
+        ),
+        settings,
+        p,
     )
+
+
+def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> Array:
+    return kernel_at_points(settings, w, p, xp)
+
+
+def _reject(settings: Settings, problem: ConvProblem, target: Target) -> str | None:
+    if reason := kernels.reject(problem, target, "fused winograd"):
+        return reason
+    if problem.dtype not in ("float32", "float64"):
+        return f"fused winograd is written for single and double precision, not for {problem.dtype}"
+    if any(step != 1 for step in problem.stride):
+        return "fused winograd takes no strides"
+    if reason := refusal(settings, problem, target):
+        return reason
+    if (held := _points(problem, settings.along(problem))) > _MOST_POINTS:
+        return f"fused winograd takes at most {_MOST_POINTS} points of a block, and here there are {held}"
+    if problem.macs and _threads(problem, settings.along(problem)) >= kernels.LONGEST:
+        return f"fused winograd counts up to {kernels.LONGEST} blocks of channels"
+    return None
+
+
+CUDA = Way(_reject, _prepare, kernel_cost, _cost, _write, None, kernels.casts)
