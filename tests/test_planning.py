@@ -120,9 +120,9 @@ def test_workspace_is_an_upper_bound_on_measured_memory(name: str, algorithm: st
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("algorithm", ["fft", "winograd"])
+@pytest.mark.parametrize("algorithm", ["fft", pc.Winograd(4)], ids=["fft", "winograd"])
 @pytest.mark.parametrize("name", ["reflect", "phases", "complex", "volume"])
-def test_workspace_of_tiles_is_an_upper_bound_as_well(name: str, algorithm: str, workers: int) -> None:
+def test_workspace_of_tiles_is_an_upper_bound_as_well(name: str, algorithm: Any, workers: int) -> None:
     """Tiles in order and at once, with one at the end that is smaller than the others."""
     x_shape, w_shape, keywords = PROBLEMS[name]
     x, w = arrays(x_shape, w_shape)
@@ -181,7 +181,8 @@ def test_auto_runs_what_the_plan_says() -> None:
         ((4, 1024, 14, 14), (1024, 1024, 1, 1), {}, "pointwise"),
         ((4, 28, 28, 256), (1, 1, 256, 64), {"layout": "NHWC"}, "direct"),
         ((8, 28, 28, 256), (3, 3, 1, 256), {"groups": 256, "layout": "NHWC"}, "direct"),
-        ((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC"}, "direct"),
+        ((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC"}, "winograd"),
+        ((8, 150, 150, 3), (3, 3, 3, 16), {"layout": "NHWC", "accuracy": "strict"}, "direct"),
     ],
 )
 def test_auto_on_clear_cases(x: Any, w: Any, keywords: Any, best: str) -> None:

@@ -86,7 +86,7 @@ def test_a_race_is_run_and_its_winner_remembered() -> None:
 
 def test_what_was_measured_is_used_from_then_on(ran: list[str], clock: list[list[str]]) -> None:
     before = plan()
-    assert before.algorithm == PREDICTED
+    assert before.algorithm == PREDICTED, before
     pc.conv2d(X, W)
     measured = plan(measure=True)
     assert FASTEST in clock[0]
@@ -162,7 +162,7 @@ def file(tmp_path: Path, clock: list[list[str]]) -> Path:
 
 
 def test_choices_come_back_from_a_file(file: Path, ran: list[str]) -> None:
-    assert plan().algorithm == PREDICTED
+    assert plan().algorithm == PREDICTED, plan()
     pc.load_wisdom(str(file))
     assert wisdom.known() == 2
     assert plan().algorithm == FASTEST

@@ -36,6 +36,7 @@ from .minimal import (
     transformed,
     wrapped,
 )
+from .one_axis import ONE_AXIS, along_one
 from .overlap import assemble, blocks, gather
 from .transforms import CUDA
 
@@ -168,7 +169,7 @@ def _held(settings: Settings, problem: ConvProblem) -> int:
 # -- its ways ------------------------------------------------------------------------------------------------
 
 
-_WAYS = {"numba": FUSED, "CUDA": CUDA}
+_WAYS = {"numba": FUSED, "one axis": ONE_AXIS, "CUDA": CUDA}
 
 
 def _into_new(settings: Settings, x: Array, kernel: Any, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -224,7 +225,9 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
         By default :func:`winograd_transforms`'s own, or 0, 1, -1, 2, -2, ... for integers.
     fused
         Whether blocks are gathered and transformed in one pass, rather than by one array operation after the other:
-        by what numba compiles, of images in NumPy's arrays, together with their products; by CUDA, of CuPy's.
+        by what numba compiles, of images in NumPy's arrays, together with their products; by CUDA, of CuPy's. Where
+        ``m`` is one along every axis but the last but one, as in ``(4, 1)``, numba transforms along that axis alone,
+        which suits few channels and takes strides.
 
     Raises
     ------
@@ -248,16 +251,22 @@ def _fused(settings: Settings, problem: ConvProblem, target: Target) -> Algorith
     """Fused winograd, in the language that there is for the target's arrays; numba's wants channels innermost."""
     if not target.cuda:
         return _winograd(settings._replace(way="CUDA"))
-    compiled = _winograd(settings._replace(way="numba"))
+    one_axis = not isinstance(settings.m, int) and along_one(settings.m)
+    compiled = _winograd(settings._replace(way="one axis" if one_axis else "numba"))
     return compiled if problem.channels_last else interleaved(compiled)
 
 
+def _sizes(taps: int) -> list[int]:
+    """Outputs of blocks along an axis: two to eight, with no more than ten points, but two in any case."""
+    return [m for m in range(2, 9) if m == 2 or m + taps - 1 <= _MOST_POINTS]
+
+
 def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
-    """Blocks of two to eight outputs along every axis, none of more than ten points; or of two outputs at least."""
-    longest = max(phases.unit(problem).kernel)
-    sizes = [m for m in range(2, 9) if m == 2 or m + longest - 1 <= _MOST_POINTS]
-    every = [Settings(m, None) for m in sizes]
-    return (*map(_winograd, every), *(_fused(settings, problem, target) for settings in every))
+    """Blocks of several sizes along all axes, and along one where numba may compile them."""
+    kernel, before = phases.unit(problem).kernel, (1,) * (problem.ndim - 2)
+    every = [Settings(m, None) for m in _sizes(max(kernel))]
+    one = [Settings((*before, m, 1), None) for m in _sizes(kernel[-2])] if problem.ndim > 1 and target.cuda else []
+    return (*map(_winograd, every), *(_fused(settings, problem, target) for settings in (*every, *one)))
 
 
 WINOGRAD = replace(_winograd(Settings(4, None)), variants=_variants)

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from .vectors import INDEX, REGISTERS, VECTOR_BYTES, Vectors
 
-__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "multiply", "slide"]
+__all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "multiply", "slide", "sweep"]
 
 
 @intrinsic
@@ -136,6 +136,55 @@ def multiply(
         *(given if isinstance(given, types.Type) else types.none for given in (a_soon, a_move, b_soon, b_move)),
     )  # fmt: skip
     return types.void(element, rows, vectors, scalars, *operands), build
+
+
+@intrinsic
+def sweep(context, element, several, together, a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more):
+    """Some taps stay in registers while they sweep over positions: sums of numbers of ``a`` times vectors of ``b``.
+
+    The other way round than :func:`multiply`, where sums stay and taps pass by: where a sum has few taps, what it costs
+    to begin one and to store it would be seen. For ``i < number``, a multiple of as many as ``together`` are, whose
+    sums do not wait for one another, over ``t`` below the length of ``several`` and for all lanes ``l``::
+
+        y[y_base + i * y_row + l] = sum a[a_base + i * a_row + t] * b[b_base + t * b_tap + l]
+
+    or, where there is ``more``, that much more than it was.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = Vectors(builder, signature.args[0])
+        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (3, 6, 9))
+        a_base, a_row, b_base, b_tap, y_base, y_row, number = (
+            context.cast(builder, args[i], signature.args[i], types.int64) for i in (4, 5, 7, 8, 10, 11, 12)
+        )
+        more = context.cast(builder, args[13], signature.args[13], types.boolean)
+        kernel = [v.load(b, builder.add(b_base, builder.mul(INDEX(t), b_tap)), None) for t in range(len(several))]
+
+        def over(adding: bool) -> None:
+            with v.each(INDEX(0), number, len(together)) as first:
+                which = [builder.add(first, INDEX(m)) for m in range(len(together))]
+                a_start = [builder.add(a_base, builder.mul(i, a_row)) for i in which]
+                y_start = [builder.add(y_base, builder.mul(i, y_row)) for i in which]
+                totals = [v.load(y, place, None) if adding else v.zero for place in y_start]
+                for t, tap in enumerate(kernel):
+                    pixels = [
+                        v.splat(builder.load(builder.gep(a, [builder.add(start, INDEX(t))]))) for start in a_start
+                    ]
+                    totals = v.settle(
+                        [v.multiply_add(pixel, tap, total) for pixel, total in zip(pixels, totals, strict=True)]
+                    )
+                for total, place in zip(totals, y_start, strict=True):
+                    v.store(total, y, place, None)
+
+        with builder.if_else(more) as (then, otherwise):
+            with then:
+                over(True)
+            with otherwise:
+                over(False)
+        return context.get_dummy_value()
+
+    operands = a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more
+    return types.void(element, several, together, *operands), build
 
 
 @intrinsic
