@@ -20,7 +20,7 @@ from ..problem import ConvProblem
 from .base import Cost
 from .blocking import ENDLESS, REGISTERS, VECTOR_BYTES, Block, block
 from .direct import DEPTH
-from .minimal import Settings, Way, axis_matrices, design_of, refusal, transform_macs, uncompiled, with_error
+from .minimal import Settings, Way, codelets_of, design_of, refusal, transform_macs, uncompiled, with_error
 
 if TYPE_CHECKING:
     from ..compiled import codelets
@@ -92,16 +92,15 @@ def _wide(p: ConvProblem, m: tuple[int, ...], registers: int) -> int:
 
 def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> Panels:
     """What :func:`_write` reads of a kernel ``(G, K, C, *kernel)``."""
-    from ..compiled import blocks, codelets, microkernel
+    from ..compiled import blocks, microkernel
 
     m = settings.along(p)
-    each = [axis_matrices(step, r, settings.points, p.dtype) for step, r in zip(m, p.kernel, strict=True)]
     lanes = microkernel.VECTOR_BYTES // p.itemsize
     found, _ = _product(p, microkernel.REGISTERS, lanes)
     width, wide = found.vectors * lanes, _wide(p, m, microkernel.REGISTERS)
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     points, panels = math.prod(inputs), -(-p.filters // width)
-    at, g, bt = (codelets.Matrices(of_axes) for of_axes in zip(*each, strict=True))
+    at, g, bt = codelets_of(m, p.kernel, settings.points, p.dtype)
     packed = aligned((points * p.groups * panels * p.channels * width,), w.dtype)
     if p.filters % width:  # what nobody fills
         packed[...] = 0

@@ -24,11 +24,13 @@ from .base import Cost
 from .cook_toom import Matrix, Transforms, amplification, integer_points, winograd_transforms
 
 if TYPE_CHECKING:
+    from ..compiled import codelets
     from ..target import Target
 
 __all__ = [
-    "Design", "Group", "Settings", "Way", "axis_matrices", "design_of", "designed", "kernel_at_points", "kernel_cost",
-    "matrices_of", "most_held", "refusal", "transform_macs", "transformed", "uncompiled", "with_error", "wrapped",
+    "Design", "Group", "Settings", "Way", "axis_matrices", "codelets_of", "design_of", "designed", "kernel_at_points",
+    "kernel_cost", "matrices_of", "most_held", "refusal", "transform_macs", "transformed", "uncompiled", "with_error",
+    "wrapped",
 ]  # fmt: skip
 
 _FAR_TOO_MANY = 24  # the error grows threefold with every tap, and the fractions take their time
@@ -163,6 +165,17 @@ def axis_matrices(m: int, r: int, points: tuple[Fraction, ...] | None, dtype: st
     """The transforms of one axis as NumPy arrays: ``AT``, ``G`` and ``BT`` of ``F(m, r)``."""
     (at,), (g,), (bt,) = matrices_of((m,), (r,), points, dtype)
     return at, g, bt
+
+
+@lru_cache
+def codelets_of(
+    m: tuple[int, ...], kernel: tuple[int, ...], points: tuple[Fraction, ...] | None, dtype: str
+) -> tuple[codelets.Matrices, ...]:
+    """The transforms of each axis as what numba compiles knows them: all ``AT``, all ``G`` and all ``BT``."""
+    from ..compiled import codelets
+
+    each = (axis_matrices(step, r, points, dtype) for step, r in zip(m, kernel, strict=True))
+    return tuple(map(codelets.Matrices, zip(*each, strict=True)))
 
 
 def _kron(a: tuple[tuple[int, ...], ...], b: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:

@@ -24,7 +24,7 @@ from . import phases
 from .base import Cost
 from .blocking import REGISTERS, VECTOR_BYTES
 from .fused import axis_of
-from .minimal import Settings, Way, axis_matrices, designed, refusal, uncompiled
+from .minimal import Settings, Way, axis_matrices, codelets_of, designed, refusal, uncompiled
 
 if TYPE_CHECKING:
     from ..compiled import codelets
@@ -108,11 +108,12 @@ class _Kernel(NamedTuple):
 
 
 def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> _Kernel:
-    from ..compiled import codelets, microkernel
+    from ..compiled import microkernel
 
     cut, lanes = _blocks(settings, p), microkernel.VECTOR_BYTES // p.itemsize
     run, number, several, _ = _passes(p, microkernel.REGISTERS)
-    at, g, bt = axis_matrices(cut.outputs, cut.taps, settings.points, p.dtype)
+    _, g, _ = axis_matrices(cut.outputs, cut.taps, settings.points, p.dtype)
+    at, _, bt = codelets_of((cut.outputs,), (cut.taps,), settings.points, p.dtype)
     strides = tuple(s if axis == p.ndim - 2 else 1 for axis, s in enumerate(p.stride))
     w = phases.split_kernel(w, replace(p, stride=strides, dilation=(1,) * p.ndim), xp)
     axis, others = 1 + p.ndim, range(3, 1 + p.ndim)  # that of blocks, and those before
@@ -125,7 +126,7 @@ def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> _K
     for vector in range(vectors):
         some = rows[..., vector * lanes : (vector + 1) * lanes]
         packed[:, vector, :, :, :run, : some.shape[-1]] = some
-    return _Kernel(xp.reshape(packed, (-1,)), *(codelets.Matrices([matrix]) for matrix in (bt, at)))
+    return _Kernel(xp.reshape(packed, (-1,)), bt, at)
 
 
 # -- the loops -----------------------------------------------------------------------------------------------
@@ -279,7 +280,7 @@ def _prepare_cost(settings: Settings, p: ConvProblem) -> Cost:
         matmul_macs=made * cut.taps,
         traffic=(4 * taken + 4 * made + 2 * kept) * p.itemsize,
         runs=p.kernel_elements // 4 + kept // 64,
-        calls=25,
+        calls=40,
         workspace=(2 * taken + 2 * made + kept) * p.itemsize,
         kept=kept * p.itemsize,
     )
