@@ -62,12 +62,12 @@ def axis_of(outputs: int, m: int, r: int, dilation: int) -> Axis:
     return Axis(m, m + r - 1, dilation, tuple(starts), tuple(inside))
 
 
-def axes_of(p: ConvProblem, m: tuple[int, ...]) -> tuple[Axis, ...]:
+def _axes_of(p: ConvProblem, m: tuple[int, ...]) -> tuple[Axis, ...]:
     """Every axis of a problem without strides."""
     return tuple(map(axis_of, p.output_size, m, p.kernel, p.dilation))
 
 
-class Panels(NamedTuple):
+class _Panels(NamedTuple):
     """The transformed kernel, ``(G, panels, points, C, width)``, flat, and how it is read."""
 
     w: Array
@@ -90,7 +90,7 @@ def _wide(p: ConvProblem, m: tuple[int, ...], registers: int) -> int:
     return max(1, min(4, (registers - 2) // (longest + 1)))
 
 
-def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> Panels:
+def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> _Panels:
     """What :func:`_write` reads of a kernel ``(G, K, C, *kernel)``."""
     from ..compiled import blocks, microkernel
 
@@ -105,7 +105,7 @@ def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> Pa
     if p.filters % width:  # what nobody fills
         packed[...] = 0
     weights, (w_group, _, w_channel, *w_space) = memory(w, 1)
-    ways = _ways(inputs, w_space, [p.channels * width * entry for entry in _apart(inputs)], width)
+    ways = _steps(inputs, w_space, [p.channels * width * entry for entry in _apart(inputs)], width)
     table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
     scratch = aligned((points * width,), w.dtype)
     blocks.kernel_panels(
@@ -113,7 +113,7 @@ def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> Pa
         address(weights), w_group, w_channel, w_lines[None, ...], address(packed), panel_lines,
         address(scratch), width, points, p.channels, p.filters, p.groups,
     )  # fmt: skip
-    return Panels(packed, found, wide * lanes, width, bt, at)
+    return _Panels(packed, found, wide * lanes, width, bt, at)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
@@ -121,22 +121,22 @@ def _apart(sizes: Sequence[int]) -> list[int]:
     return [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
 
 
-class _Way(NamedTuple):
+class _Steps(NamedTuple):
     """How far entries lie apart, for every axis, where a transform of one axis reads and writes."""
 
     source: Sequence[int]
     target: Sequence[int]
 
 
-def _ways(sizes: Sequence[int], first: Sequence[int], last: Sequence[int], lanes: int) -> list[_Way]:
+def _steps(sizes: Sequence[int], first: Sequence[int], last: Sequence[int], lanes: int) -> list[_Steps]:
     """The transforms of all axes in order: from what lies ``first`` apart by way of workspace to what does ``last``."""
     within = [entry * lanes for entry in _apart(sizes)]
     n = len(sizes)
-    return [_Way(within if axis else first, within if axis < n - 1 else last) for axis in range(n)]
+    return [_Steps(within if axis else first, within if axis < n - 1 else last) for axis in range(n)]
 
 
 def _lines(
-    ways: Sequence[_Way], before: Sequence[int], after: Sequence[int], xp: ModuleType
+    ways: Sequence[_Steps], before: Sequence[int], after: Sequence[int], xp: ModuleType
 ) -> tuple[Array, Array, Array]:
     """What the loops are told of the transforms of a block whose axes are so long ``before`` and ``after``.
 
@@ -159,7 +159,7 @@ def _depth(channels: int, lanes: int) -> int:
     return -(-each // lanes) * lanes
 
 
-def together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int:
+def _together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int:
     """Blocks between two transforms: as many as a cache holds, more where a large kernel is to be read for each.
 
     They are shared out evenly, among workers too, in whole rows of the product's block as far as may be.
@@ -176,9 +176,9 @@ def together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int:
 
 def _turns(p: ConvProblem, m: tuple[int, ...], workers: int) -> tuple[int, int]:
     """How many blocks of all images are convolved together, and how often."""
-    axes = axes_of(p, m)
+    axes = _axes_of(p, m)
     blocks = p.batch * math.prod(len(axis.starts) for axis in axes)
-    number = together(p, math.prod(axis.inputs for axis in axes), blocks, workers)
+    number = _together(p, math.prod(axis.inputs for axis in axes), blocks, workers)
     return number, -(-blocks // number)
 
 
@@ -210,7 +210,7 @@ def _tables(
     p: ConvProblem, m: tuple[int, ...], x_strides: tuple[int, ...], y_strides: tuple[int, ...],
     number: int, lanes: int, width: int, xp: ModuleType,
 ) -> _Tables:  # fmt: skip
-    axes = axes_of(p, m)
+    axes = _axes_of(p, m)
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     x_space, y_space = x_strides[3:], y_strides[3:]
 
@@ -226,7 +226,7 @@ def _tables(
     lows = [low for low, _ in p.padding]
     found = [axis.found(low, size) for axis, low, size in zip(axes, lows, p.size, strict=True)]
     within = [entry * lanes for entry in _apart(inputs)]
-    near, put = (_lines(_ways(inputs, first, image, lanes), inputs, inputs, xp) for first in (pixels, within))
+    near, put = (_lines(_steps(inputs, first, image, lanes), inputs, inputs, xp) for first in (pixels, within))
     return _Tables(
         corners(x_space, lows),
         offsets(tuple(map(every, inputs, pixels)), xp),
@@ -236,20 +236,20 @@ def _tables(
         xp.stack([near[1], put[1]]),
         near[2],
         corners(y_space, (0,) * p.ndim),
-        *_lines(_ways(inputs, products, results, lanes), inputs, outputs, xp),
+        *_lines(_steps(inputs, products, results, lanes), inputs, outputs, xp),
         table([*product(*map(range, outputs[:-1]))]),
         table([*product(*(axis.inside for axis in axes))]),
     )
 
 
 def _write(
-    settings: Settings, x: Array, kernel: Panels, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1
+    settings: Settings, x: Array, kernel: _Panels, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1
 ) -> None:
     """Convolve into ``y``; ``p`` has no strides, and channels are innermost in memory."""
     from ..compiled import blocks, microkernel
 
     m = settings.along(p)
-    axes = axes_of(p, m)
+    axes = _axes_of(p, m)
     pixels, x_strides = memory(x, 2)
     result, y_strides = memory(y)
     points = math.prod(axis.inputs for axis in axes)
@@ -285,7 +285,7 @@ def _kept(p: ConvProblem, m: tuple[int, ...]) -> int:
 
 def _cost(settings: Settings, p: ConvProblem) -> Cost:
     m = settings.along(p)
-    axes, lanes = axes_of(p, m), VECTOR_BYTES // p.itemsize
+    axes, lanes = _axes_of(p, m), VECTOR_BYTES // p.itemsize
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
     number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
     (rows, vectors), product_cycles = _product(p, REGISTERS, lanes)
@@ -296,7 +296,7 @@ def _cost(settings: Settings, p: ConvProblem) -> Cost:
     lines = [math.prod(outputs[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
     back = sum(line * (n * n * k * wide / 4 + _LINE) for line, n, k in zip(lines, inputs, outputs, strict=True))
     stretches = [-(-channels // (wide * lanes)) for channels in (p.channels, p.filters)]
-    some = together(p, points, number)
+    some = _together(p, points, number)
     turns, left = divmod(number, some)
     filled = (turns * -(-some // rows) + -(-left // rows)) * rows
     cycles = p.groups * number * (there * stretches[0] + back * stretches[1])

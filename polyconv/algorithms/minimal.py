@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from ..target import Target
 
 __all__ = [
-    "Design", "Group", "Settings", "Way", "axis_matrices", "codelets_of", "design_of", "designed", "kernel_at_points",
-    "kernel_cost", "matrices_of", "most_held", "refusal", "transform_macs", "transformed", "uncompiled", "with_error",
-    "wrapped",
+    "Settings", "Way", "axis_matrices", "codelets_of", "design_of", "designed", "kernel_at_points", "kernel_cost",
+    "matrices_of", "most_held", "refusal", "transform_macs", "transformed", "uncompiled", "with_error", "wrapped",
 ]  # fmt: skip
 
 _FAR_TOO_MANY = 24  # the error grows threefold with every tap, and the fractions take their time

@@ -13,11 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..arrays import Array, address, aligned, memory, outgrows
+from ..arrays import Array, address, aligned, every, memory, offsets, outgrows
 from ..problem import ConvProblem
 from ..rounding import roundoff, summed
 from . import phases
@@ -145,26 +144,48 @@ class _Told(NamedTuple):
 
 def _places(p: ConvProblem, x_space: Sequence[int], y_space: Sequence[int], xp: ModuleType) -> tuple[Array, Array]:
     """Where results begin on the axes before, and where an image does for each tap there: -1 where it has nothing."""
-    before = range(p.ndim - 2)
-    outputs, taps = ([*product(*(range(lengths[a]) for a in before))] for lengths in (p.output_size, p.kernel))
+    lines, inside = xp.zeros((1, 1), dtype=xp.int64), xp.ones((1, 1), dtype=xp.bool)
+    for axis in range(p.ndim - 2):
+        outputs, taps = (xp.arange(n, dtype=xp.int64) for n in (p.output_size[axis], p.kernel[axis]))
+        pixels = outputs[:, None] * p.stride[axis] + taps * p.dilation[axis] - p.padding[axis][0]
+        shape = tuple(a * b for a, b in zip(lines.shape, pixels.shape, strict=True))
+        within = (pixels >= 0) & (pixels < p.size[axis])
+        inside = xp.reshape(inside[:, None, :, None] & within[:, None, :], shape)
+        lines = xp.reshape(lines[:, None, :, None] + pixels[:, None, :] * x_space[axis], shape)
+    places = offsets(tuple(map(every, p.output_size[:-2], y_space)), xp)
+    return places, xp.where(inside, lines, -1)
 
-    def line(output: tuple[int, ...], tap: tuple[int, ...]) -> int:
-        pixel = [output[a] * p.stride[a] + tap[a] * p.dilation[a] - p.padding[a][0] for a in before]
-        inside = all(0 <= pixel[a] < p.size[a] for a in before)
-        return sum(pixel[a] * x_space[a] for a in before) if inside else -1
 
-    places = [sum(output[a] * y_space[a] for a in before) for output in outputs]
-    lines = [[line(output, tap) for tap in taps] for output in outputs]
-    return xp.asarray(places, dtype=xp.int64), xp.asarray(lines, dtype=xp.int64)
+class _Room(NamedTuple):
+    """The workspace of a thread, in elements: transformed rows, a border, and products, ``size`` in all.
+
+    A row of it is a ``line``, in which the taps of each pass begin at ``starts``; the other numbers say where what is
+    named begins.
+    """
+
+    line: int
+    starts: list[int]
+    border: int
+    products: int
+    size: int
 
 
-def _line(p: ConvProblem, passes: _Passes, strip: int, lanes: int) -> tuple[int, list[int]]:
-    """Elements of a row with zeros around it, and where in it the taps of each pass begin."""
-    starts = [0] if p.dilation[-1] == 1 else [tap * p.dilation[-1] * p.channels for tap in range(p.kernel[-1])]
+def _room(p: ConvProblem, cut: _Blocks, registers: int, lanes: int) -> _Room:
+    passes = _passes(p, registers)
+    strip = _strip(p, cut, passes.together)
+    taps = [0] if p.dilation[-1] == 1 else [tap * p.dilation[-1] * p.channels for tap in range(p.kernel[-1])]
     outputs = -(-p.output_size[-1] // strip) * strip
-    last = (outputs - 1) * p.stride[-1] * p.channels + starts[-1] + passes.number * passes.several
-    length = max(p.padded_size[-1] * p.channels, last)
-    return -(-length // lanes) * lanes, [start + i * passes.several for start in starts for i in range(passes.number)]
+    last = (outputs - 1) * p.stride[-1] * p.channels + taps[-1] + passes.number * passes.several
+    line = -(-max(p.padded_size[-1] * p.channels, last) // lanes) * lanes
+    border = _bundle(p) * cut.points * _rows(p, cut) * line
+    products = border + (cut.points + 1) * lanes
+    starts = [tap + i * passes.several for tap in taps for i in range(passes.number)]
+    return _Room(line, starts, border, products, products + cut.points * strip * _panel(p, lanes) * lanes)
+
+
+def _rows(p: ConvProblem, cut: _Blocks) -> int:
+    """Rows of the image that meet in a block for each of its points: of all phases, for all taps on the axes before."""
+    return math.prod(p.kernel[:-2]) * cut.phases
 
 
 @lru_cache(maxsize=64)
@@ -178,28 +199,24 @@ def _told(
     (x_image, x_group, _, *x_space), (y_image, y_group, _, *y_space) = x_strides, y_strides
     along = axis_of(p.output_size[-2], cut.outputs, cut.taps, p.dilation[-2])
     low = p.padding[-2][0]
-    blocks = [(o * p.stride[-2] - low, o * y_space[-2], n) for o, n in zip(along.starts, along.inside, strict=True)]
+    first, inside = (xp.asarray(each, dtype=xp.int64) for each in (along.starts, along.inside))
+    blocks = xp.stack([first * p.stride[-2] - low, first * y_space[-2], inside], axis=1)
     places, lines = _places(p, x_space, y_space, xp)
-    line, starts = _line(p, passes, strip, lanes)
-    rows = lines.shape[1] * cut.phases
+    room = _room(p, cut, microkernel.REGISTERS, lanes)
     runs = (1, 0, p.size[-1] * p.channels) if x_space[-1] == p.channels else (p.size[-1], x_space[-1], p.channels)
-    panel = _panel(p, lanes)
-    bundle = _bundle(p)
-    border = bundle * cut.points * rows * line
-    products = border + (cut.points + 1) * lanes
-    passed = [row * line + start for row in range(rows) for start in starts]
+    passed = offsets((every(_rows(p, cut), room.line), room.starts), xp)
     tables = (
-        (p.batch, x_image, y_image, x_group, y_group), p.groups, bundle, places, lines,
-        xp.asarray(blocks, dtype=xp.int64), x_space[-2], p.size[-2], p.stride[-2] * p.dilation[-2],
-        cut.phases, cut.points, runs, line, p.padding[-1][0] * p.channels, xp.asarray(passed, dtype=xp.int64),
-        p.stride[-1] * p.channels, products, border, p.filters, panel, p.output_size[-1], strip,
+        (p.batch, x_image, y_image, x_group, y_group), p.groups, _bundle(p), places, lines, blocks,
+        x_space[-2], p.size[-2], p.stride[-2] * p.dilation[-2],
+        cut.phases, cut.points, runs, room.line, p.padding[-1][0] * p.channels, passed,
+        p.stride[-1] * p.channels, room.products, room.border, p.filters, _panel(p, lanes), p.output_size[-1], strip,
         y_space[-2] * p.dilation[-2], y_space[-1],
     )  # fmt: skip
     return _Told(
         _units(settings, p, 1),
         ((0,) * passes.several, (0,) * passes.together),
-        products + cut.points * strip * panel * lanes,
-        products,
+        room.size,
+        room.products,
         microkernel.VECTOR_BYTES,
         tables,
     )
@@ -223,7 +240,6 @@ def _write(
     )  # fmt: skip
 
 
-@lru_cache
 def _units(settings: Settings, p: ConvProblem, workers: int) -> int:
     """How many units the loops have, whoever shares them: rows of blocks."""
     cut = _blocks(settings, p)
@@ -237,33 +253,35 @@ def _units(settings: Settings, p: ConvProblem, workers: int) -> int:
 def _cost(settings: Settings, p: ConvProblem) -> Cost:
     lanes, passes, cut = VECTOR_BYTES // p.itemsize, _passes(p, REGISTERS), _blocks(settings, p)
     strip, n, m = _strip(p, cut, passes.together), cut.points, cut.outputs
-    line, starts = _line(p, passes, strip, lanes)
-    rows, outputs = math.prod(p.kernel[:-2]) * cut.phases, p.output_size[-1]
-    vectors, every = -(-p.filters // lanes), rows * len(starts)
+    rows, outputs = _rows(p, cut), p.output_size[-1]
+    rooms = [_room(p, cut, registers, lanes) for registers in (REGISTERS, REGISTERS // 2)]  # whichever a processor has
+    vectors, number = -(-p.filters // lanes), rows * len(rooms[0].starts)
     pixels = p.size[-1] * p.channels
     stretches, alone = (-(-pixels // lanes), 1) if p.groups == 1 else (p.size[-1] * -(-p.channels // lanes), p.size[-1])
     strips, rounded = -(-outputs // strip), -(-outputs // passes.together) * passes.together
     # As measured; a product takes half a cycle, and each pass some for its sums, and for its taps.
     there = rows * (stretches * (n * n / 2 + 8) + 25 * alone)
-    swept = vectors * n * every * (rounded * (passes.several / 2 + 0.6) + strips * (passes.several / 2 + 20))
+    swept = vectors * n * number * (rounded * (passes.several / 2 + 0.6) + strips * (passes.several / 2 + 20))
     back = vectors * outputs * (n * m / 4 + 4)
     # A kernel is read again for every strip.
-    kernel = vectors * n * every * passes.several * VECTOR_BYTES
+    kernel = vectors * n * number * passes.several * VECTOR_BYTES
     read = strips * kernel / (64 if kernel <= _NEAR_BYTES else 32 if kernel * p.groups <= _FAR_BYTES else 12)
     bundle = _bundle(p)
     units = _units(settings, p, 1) * bundle  # of one group
-    own = n * (bundle * rows * line + strip * _panel(p, lanes) * lanes) + (n + 1) * lanes
-    tables = 8 * (every + (3 + rows) * units // (p.batch * bundle))
+    own = max(room.size for room in rooms) * p.itemsize + 64  # to where a line of the cache begins
+    places = math.prod(p.output_size[:-2])
+    blocks = units // (p.batch * bundle * -(-p.groups // bundle) * places)
+    tables = 8 * (4 * max(len(room.starts) for room in rooms) * rows + (3 + 4 * rows) * places + 20 * blocks)
     design = designed((m,), (cut.taps,), settings.points, False)
     terms = p.channels * p.taps * cut.phases // p.kernel[-2]
     return Cost(
         loop_slots=int(2 * lanes * units * (there + swept + back + read)),
-        other_flops=2 * units * n * (rows * n * pixels + outputs * p.filters * (every * passes.run + m)),
+        other_flops=2 * units * n * (rows * n * pixels + outputs * p.filters * (number * passes.run + m)),
         traffic=(p.image_elements + p.output_elements) * p.itemsize,
         runs=0,
         calls=36,
-        each=own * p.itemsize,
-        workspace=own * p.itemsize + tables,
+        each=own,
+        workspace=own + tables,
         error=roundoff(p.dtype) * summed(terms, 2.6) * design.amplification,
         spreads=True,
         grain=m * p.dilation[0] if p.ndim == 2 else 1,
@@ -271,9 +289,11 @@ def _cost(settings: Settings, p: ConvProblem) -> Cost:
 
 
 def _prepare_cost(settings: Settings, p: ConvProblem) -> Cost:
-    cut, lanes, passes = _blocks(settings, p), VECTOR_BYTES // p.itemsize, _passes(p, REGISTERS)
-    lines = math.prod(p.kernel[:-2]) * cut.phases * (1 if p.dilation[-1] == 1 else p.kernel[-1])
-    kept = p.groups * -(-p.filters // lanes) * lanes * cut.points * lines * passes.number * passes.several
+    cut, lanes = _blocks(settings, p), VECTOR_BYTES // p.itemsize
+    every_pass = [_passes(p, registers) for registers in (REGISTERS, REGISTERS // 2)]
+    lines = _rows(p, cut) * (1 if p.dilation[-1] == 1 else p.kernel[-1])
+    taps = lines * max(passes.number * passes.several for passes in every_pass)
+    kept = p.groups * -(-p.filters // lanes) * lanes * cut.points * taps
     taken = p.kernel_elements // p.kernel[-2] * cut.taps * cut.phases
     made = p.kernel_elements // p.kernel[-2] * cut.phases * cut.points
     return Cost(

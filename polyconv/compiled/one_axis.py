@@ -81,10 +81,11 @@ def _winograd(
     group's row lies together: how many stretches, how far apart, and how long.
 
     ``room``, of ``size`` elements for every member, holds transformed rows, ``(bundle, points, taps, phases, line)``, then,
-    from ``products`` on, ``(points, strip, panel, lanes)``, and from ``border`` on, ``(points + 1, lanes)``. A ``line`` is of
-    pixels and zeros around them, of which ``margin`` elements come first; all of these are zero before. ``passes`` is where
-    in transformed rows the taps of each pass begin. ``outputs`` are ``x_pixel`` apart there and ``y_pixel`` in the result,
-    and ``strip`` of them are convolved at a time. ``w`` is ``(groups, vectors of filters, points, passes, several, lanes)``.
+    from ``border`` on, ``(points + 1, lanes)``, and from ``products`` on, ``(points, strip, panel, lanes)``; all before the
+    products is zero when it comes. A ``line`` is of pixels and zeros around them, of which ``margin`` elements come first.
+    ``passes`` is where in transformed rows the taps of each pass begin. ``outputs`` are ``x_pixel`` apart there and
+    ``y_pixel`` in the result, and ``strip`` of them are convolved at a time. ``w`` is ``(groups, vectors of filters, points,
+    passes, several, lanes)``.
     """
     lanes = lanes_of(element)
     number, x_image, y_image, x_group, y_group = images
