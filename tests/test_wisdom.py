@@ -67,9 +67,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def predicted() -> str:
-    """What is chosen for them before anything is measured, by a margin so small that it is not for tests to say."""
+    """What is chosen for them before anything is measured: ``im2col``; in long runs of tests ``direct`` was seen.
+
+    They are a tenth apart; why a prediction changes is not known yet.
+    """
     name = plan().algorithm
-    assert name != FASTEST
+    assert name in ("im2col", "direct")
     return name
 
 
@@ -93,6 +96,7 @@ def test_a_race_is_run_and_its_winner_remembered() -> None:
 def test_what_was_measured_is_used_from_then_on(ran: list[str], clock: list[list[str]]) -> None:
     expected = predicted()
     before = plan()
+    assert before.algorithm == expected
     pc.conv2d(X, W)
     measured = plan(measure=True)
     assert FASTEST in clock[0]
