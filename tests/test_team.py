@@ -48,16 +48,21 @@ def mark(workers, units, *args):
 def processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many as anyone asks for, however few this machine has, who rest for long; and nobody is left awake."""
     monkeypatch.setattr("polyconv.pool.threads", lambda: 100)
-    monkeypatch.setattr(resting, "TURNS", 100_000)
+    monkeypatch.setattr(resting, "TURNS", 30_000)
     yield
     wait_until(lambda: resting.awake() == 0)
 
 
 def wait_until(happens) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120  # a turn may last as long as others want the processor
     while not happens():
         assert time.monotonic() < until
         time.sleep(1e-3)
+
+
+def have_awake(helpers: int) -> None:
+    """Wait for so many to be awake at once: where there is much to do, one may be asleep before another gets to wake."""
+    wait_until(lambda: pool.rouse(helpers + 1) == helpers + 1 and resting.awake() >= helpers)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
@@ -68,8 +73,7 @@ def test_threads_that_are_awake_share_a_loop(workers: int, units: int) -> None:
     mark(1, 0, np.zeros((0, 0), np.int64), np.zeros(0, np.int64), 0)  # is compiled, while helpers would fall asleep
     for _ in range(20):
         marks, come = np.zeros((units, workers), np.int64), np.zeros(workers, np.int64)
-        assert pool.rouse(some) == some
-        wait_until(lambda: resting.awake() >= some - 1)
+        have_awake(some - 1)
         mark(some, units, marks, come, some)
         np.testing.assert_array_equal(marks.sum(1), 1)
         np.testing.assert_array_equal(come, [1] * some + [0] * (workers - some))
@@ -192,9 +196,10 @@ def test_where_threads_may_not_be_placed_they_are_left(
     def forbidden(thread: int) -> set[int]:
         raise PermissionError(thread)
 
-    monkeypatch.setattr(os, "sched_getaffinity", forbidden)
-    with resting._apart(3, 5):
-        assert not moved
+    with monkeypatch.context() as told:  # within that of `moved`, or what that has put there would come back and stay
+        told.setattr(os, "sched_getaffinity", forbidden)
+        with resting._apart(3, 5):
+            assert not moved
 
 
 @places
@@ -211,8 +216,7 @@ def test_threads_may_run_where_they_could() -> None:
 
 def test_rousing_says_that_a_loop_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it looks who is awake: or one might go just then, and nobody would be woken."""
-    pool.rouse(2)
-    wait_until(lambda: resting.awake() == 1)
+    have_awake(1)
     monkeypatch.setattr(pool._team, "gather", pytest.fail)
     before = counters.number(resting._EXPECTED).value
     pool.rouse(2)

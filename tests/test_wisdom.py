@@ -20,11 +20,14 @@ from polyconv.planning import Candidate, make_plan
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((2, 8, 21, 20), dtype=np.float32), RNG.standard_normal((4, 8, 3, 3), dtype=np.float32)
+PREDICTED = "im2col"  # for them, on two processors; on more, loops that share them are predicted to take less time
 FASTEST = "winograd"  # as the clock is made to say
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing has been measured, on a machine of two processors."""
+    monkeypatch.setattr(arrays, "threads", lambda: 2)
     pc.forget_wisdom()
     yield
     pc.forget_wisdom()
@@ -66,16 +69,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return races
 
 
-def predicted() -> str:
-    """What is chosen for them before anything is measured: ``im2col``; in long runs of tests ``direct`` was seen.
-
-    They are a tenth apart; why a prediction changes is not known yet.
-    """
-    name = plan().algorithm
-    assert name in ("im2col", "direct")
-    return name
-
-
 def plan(x: np.ndarray = X, w: np.ndarray = W, **options: Any) -> pc.Plan:
     return pc.plan(x, w, **options)
 
@@ -94,9 +87,8 @@ def test_a_race_is_run_and_its_winner_remembered() -> None:
 
 
 def test_what_was_measured_is_used_from_then_on(ran: list[str], clock: list[list[str]]) -> None:
-    expected = predicted()
     before = plan()
-    assert before.algorithm == expected
+    assert before.algorithm == PREDICTED, str(before)
     pc.conv2d(X, W)
     measured = plan(measure=True)
     assert FASTEST in clock[0]
@@ -107,12 +99,12 @@ def test_what_was_measured_is_used_from_then_on(ran: list[str], clock: list[list
     pc.conv(X, W, stride=[1, 1], layout="NCHW")
     measured.prepare(W)(X)
     before(X, W)  # a plan once made stays what it is
-    assert ran == [expected, *[FASTEST] * 4, expected]
+    assert ran == [PREDICTED, *[FASTEST] * 4, PREDICTED]
     assert plan(measure=True) is measured
     assert len(clock) == 1  # known, and not measured again
     pc.forget_wisdom()
     pc.conv2d(X, W)
-    assert ran[-1] == expected
+    assert ran[-1] == PREDICTED
 
 
 @pytest.mark.parametrize(
@@ -126,7 +118,7 @@ def test_what_was_measured_is_used_from_then_on(ran: list[str], clock: list[list
         (X, W, {"dtype": "float64"}),
         (X, W, {"max_workspace": 10**8}),
         (X, W, {"accuracy": "strict"}),
-        (X, W, {"workers": 1 if arrays.threads() > 1 else 2}),
+        (X, W, {"workers": 1}),
         (np.moveaxis(X, 1, -1), W, {"layout": "NHWC", "kernel_layout": "OIHW"}),
     ],
     ids=["batch", "padding", "stride", "float64", "float16", "dtype", "max_workspace", "accuracy", "workers", "layout"],
@@ -172,7 +164,7 @@ def file(tmp_path: Path, clock: list[list[str]]) -> Path:
 
 
 def test_choices_come_back_from_a_file(file: Path, ran: list[str]) -> None:
-    predicted()
+    assert plan().algorithm == PREDICTED, str(plan())
     pc.load_wisdom(str(file))
     assert wisdom.known() == 2
     assert plan().algorithm == FASTEST
