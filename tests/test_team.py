@@ -61,7 +61,7 @@ def wait_until(happens) -> None:
 
 
 def have_awake(helpers: int) -> None:
-    """Wait for so many to be awake at once: where there is much to do, one may be asleep before another gets to wake."""
+    """Wait for so many to be awake at once: where much is to do, one may be asleep before another wakes."""
     wait_until(lambda: pool.rouse(helpers + 1) == helpers + 1 and resting.awake() >= helpers)
 
 
