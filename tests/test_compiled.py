@@ -513,3 +513,21 @@ def test_compiled_code_is_kept_on_disk(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
     assert run.stdout.split() == ["None", "direct", "27.0", "True"], run.stderr
     assert [path.name for path in tmp_path.rglob("loops.over_*.nbc")]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x,
+        lambda x: x[1:, 2],
+        lambda x: x[..., ::-1],
+        lambda x: x[0, 0, 0],
+        lambda x: x[:0],
+        lambda x: np.float64(3) + x[0, 0, :1].reshape(()),
+        lambda x: x.view(np.recarray),
+        lambda x: np.broadcast_to(x[:1], x.shape),
+    ],
+)
+def test_addresses_are_those_that_numpy_says(view: Callable[[np.ndarray], Any]) -> None:
+    x = np.asanyarray(view(np.zeros((3, 4, 5))))
+    assert arrays.address(x) == x.ctypes.data

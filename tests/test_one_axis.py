@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import math
+import re
 import tracemalloc
 from itertools import product
 from typing import Any
@@ -26,8 +27,8 @@ from polyconv.tiling import Tile
 
 
 @njit
-def run_sweep(element, several, together, *operands):
-    sweep(element, several, together, *operands)
+def run_sweep(element, several, together, step, *operands):
+    sweep(element, several, together, step, *operands)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -35,16 +36,32 @@ def test_the_sweeping_kernel_keeps_its_definition(dtype: str) -> None:
     """From zero and on top of what is there, side by side or not; nothing else is written."""
     rng = np.random.default_rng(0)
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    for taps, together, number, more in product((1, 3, 7), (1, 4), (0, 4, 12), (False, True)):
+    shapes = product((1, 3, 7), (1, 4), (0, 4, 12), (False, True), ((5, ()), (1, (0,)), (5, (0,) * 5)))
+    for taps, together, number, more, (apart, step) in shapes:
         a, b, y = (rng.integers(0, 9, 1200).astype(dtype) for _ in range(3))
         expected = y.copy()
         for i in range(number):
             there = slice(9 + i * 2 * lanes, 9 + i * 2 * lanes + lanes)
-            total = sum(a[4 + i * 5 + t] * b[3 + t * 18 : 3 + t * 18 + lanes] for t in range(taps))
+            total = sum(a[4 + i * apart + t] * b[3 + t * 18 : 3 + t * 18 + lanes] for t in range(taps))
             expected[there] = total + (expected[there] if more else 0)
-        at = (arrays.address(a), 4, 5, arrays.address(b), 3, 18, arrays.address(y), 9, 2 * lanes)
-        run_sweep(a[0], (0,) * taps, (0,) * together, *at, number, more)
+        at = (arrays.address(a), 4, apart, arrays.address(b), 3, 18, arrays.address(y), 9, 2 * lanes)
+        run_sweep(a[0], (0,) * taps, (0,) * together, step, *at, number, more)
         np.testing.assert_array_equal(y, expected)
+
+
+def test_what_several_windows_see_is_loaded_once() -> None:
+    """Nine taps of four windows that are three apart see eighteen numbers; else they load thirty-six."""
+    room = np.zeros(999, np.float32)
+
+    def loads(step: tuple[int, ...]) -> int:
+        compiled = njit(run_sweep.py_func)
+        operands = (arrays.address(room), 0, 3, arrays.address(room), 0, 16, arrays.address(room), 0, 16, 0, False)
+        compiled(room[0], (0,) * 9, (0,) * 4, step, *operands)
+        (code,) = compiled.inspect_llvm().values()
+        return len(re.findall(r"load float, ", code))
+
+    assert loads(()) == 2 * 36  # with more and without
+    assert loads((0,) * 3) == 2 * 18
 
 
 def blocks_of(ndim: int, m: int) -> pc.Algorithm:

@@ -76,6 +76,13 @@ def _passes(p: ConvProblem, registers: int) -> _Passes:
     return _Passes(run, number, -(-run // number), together)
 
 
+def _shared(p: ConvProblem, passes: _Passes, registers: int) -> int:
+    """By how much windows are apart, if what several of them see is loaded once and stays in registers; or zero."""
+    step = p.stride[-1] * p.channels
+    held = passes.several + passes.together + (passes.together - 1) * step + 1
+    return step if step < passes.several and held < registers else 0
+
+
 def _panel(p: ConvProblem, lanes: int) -> int:
     """Vectors of filters whose products are made before any is transformed back: all panels about alike."""
     vectors = -(-p.filters // lanes)
@@ -214,7 +221,7 @@ def _told(
     )  # fmt: skip
     return _Told(
         _units(settings, p, 1),
-        ((0,) * passes.several, (0,) * passes.together),
+        ((0,) * passes.several, (0,) * passes.together, (0,) * _shared(p, passes, microkernel.REGISTERS)),
         room.size,
         room.products,
         microkernel.VECTOR_BYTES,
@@ -261,7 +268,8 @@ def _cost(settings: Settings, p: ConvProblem) -> Cost:
     strips, rounded = -(-outputs // strip), -(-outputs // passes.together) * passes.together
     # As measured; a product takes half a cycle, and each pass some for its sums, and for its taps.
     there = rows * (stretches * (n * n / 2 + 8) + 25 * alone)
-    swept = vectors * n * number * (rounded * (passes.several / 2 + 0.6) + strips * (passes.several / 2 + 20))
+    loads = 0.1 if _shared(p, passes, REGISTERS) else 0.6
+    swept = vectors * n * number * (rounded * (passes.several / 2 + loads) + strips * (passes.several / 2 + 20))
     back = vectors * outputs * (n * m / 4 + 4)
     # A kernel is read again for every strip.
     kernel = vectors * n * number * passes.several * VECTOR_BYTES

@@ -139,7 +139,9 @@ def multiply(
 
 
 @intrinsic
-def sweep(context, element, several, together, a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more):
+def sweep(
+    context, element, several, together, step, a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more,
+):  # fmt: skip
     """Some taps stay in registers while they sweep over positions: sums of numbers of ``a`` times vectors of ``b``.
 
     The other way round than :func:`multiply`, where sums stay and taps pass by: where a sum has few taps, what it costs
@@ -148,16 +150,18 @@ def sweep(context, element, several, together, a, a_base, a_row, b, b_base, b_ta
 
         y[y_base + i * y_row + l] = sum a[a_base + i * a_row + t] * b[b_base + t * b_tap + l]
 
-    or, where there is ``more``, that much more than it was.
+    or, where there is ``more``, that much more than it was. If ``step`` is not empty, it has as many entries as
+    ``a_row`` comes to; a number that several sums see is then loaded once for all of them, and stays until the last.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (3, 6, 9))
+        apart = len(signature.args[3])
+        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (4, 7, 10))
         a_base, a_row, b_base, b_tap, y_base, y_row, number = (
-            context.cast(builder, args[i], signature.args[i], types.int64) for i in (4, 5, 7, 8, 10, 11, 12)
+            context.cast(builder, args[i], signature.args[i], types.int64) for i in (5, 6, 8, 9, 11, 12, 13)
         )
-        more = context.cast(builder, args[13], signature.args[13], types.boolean)
+        more = context.cast(builder, args[14], signature.args[14], types.boolean)
         kernel = [v.load(b, builder.add(b_base, builder.mul(INDEX(t), b_tap)), None) for t in range(len(several))]
 
         def over(adding: bool) -> None:
@@ -166,13 +170,18 @@ def sweep(context, element, several, together, a, a_base, a_row, b, b_base, b_ta
                 a_start = [builder.add(a_base, builder.mul(i, a_row)) for i in which]
                 y_start = [builder.add(y_base, builder.mul(i, y_row)) for i in which]
                 totals = [v.load(y, place, None) if adding else v.zero for place in y_start]
+                loaded: dict[tuple[int, int], Any] = {}
+
+                def pixel(row: int, ahead: int) -> Any:
+                    where = (0, row * apart + ahead) if apart else (row, ahead)
+                    if where not in loaded:
+                        there = builder.add(a_start[where[0]], INDEX(where[1]))
+                        loaded[where] = v.splat(builder.load(builder.gep(a, [there])))
+                    return loaded[where]
+
                 for t, tap in enumerate(kernel):
-                    pixels = [
-                        v.splat(builder.load(builder.gep(a, [builder.add(start, INDEX(t))]))) for start in a_start
-                    ]
-                    totals = v.settle(
-                        [v.multiply_add(pixel, tap, total) for pixel, total in zip(pixels, totals, strict=True)]
-                    )
+                    met = [v.multiply_add(pixel(m, t), tap, total) for m, total in enumerate(totals)]
+                    totals = v.settle(met)
                 for total, place in zip(totals, y_start, strict=True):
                     v.store(total, y, place, None)
 
@@ -184,7 +193,7 @@ def sweep(context, element, several, together, a, a_base, a_row, b, b_base, b_ta
         return context.get_dummy_value()
 
     operands = a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more
-    return types.void(element, several, together, *operands), build
+    return types.void(element, several, together, step, *operands), build
 
 
 @intrinsic

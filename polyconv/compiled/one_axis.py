@@ -62,13 +62,13 @@ def _backward(element, at, room, products, step, panel, some, y, end, y_row, y_p
 
 @shared
 def _winograd(
-    member, first_unit, last_unit, bt, at, element, several, together, past, x, w, y, room, size,
+    member, first_unit, last_unit, bt, at, element, several, together, step, past, x, w, y, room, size,
     images, groups, bundle, places, lines, blocks, x_row, height, apart, phases, points, runs, line, margin, passes, x_pixel,
     products, border, filters, panel, outputs, strip, y_row, y_pixel,
 ):  # fmt: skip
     """Convolve rows of blocks. A unit is one of them, at one place on the axes before, in some groups of an image.
 
-    ``bt`` and ``at`` are the matrices of both transforms, ``several`` and ``together`` are as in
+    ``bt`` and ``at`` are the matrices of both transforms, ``several``, ``together`` and ``step`` are as in
     :func:`polyconv.compiled.microkernel.sweep`. A result that outgrows the caches is stored ``past`` them, if that is
     not empty. ``images`` is how many there are, how far apart they are in ``x`` and ``y``, and how far groups; there are
     ``groups``, of which a unit takes as many as ``bundle``, whose pixels lie side by side. All of an image and of the next
@@ -121,7 +121,7 @@ def _winograd(
                             made = own + products + point * strip * high + (vector - first) * lanes
                             for i in range(passes.size):
                                 sweep(
-                                    element, several, together,
+                                    element, several, together, step,
                                     room, here + point * plane + passes[i] + start * x_pixel, x_pixel,
                                     w, w_point + i * len(several) * lanes, lanes, room, made, high, whole, i > 0,
                                 )  # fmt: skip
