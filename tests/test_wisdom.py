@@ -15,19 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import polyconv as pc
-from polyconv import arrays, execution, wisdom
+from polyconv import execution, wisdom
 from polyconv.planning import Candidate, make_plan
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((2, 8, 21, 20), dtype=np.float32), RNG.standard_normal((4, 8, 3, 3), dtype=np.float32)
-PREDICTED = "im2col"  # for them, on two processors; on more, loops that share them are predicted to take less time
+PREDICTED = "im2col"  # for them, on two processors
 FASTEST = "winograd"  # as the clock is made to say
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing has been measured, on a machine of two processors."""
-    monkeypatch.setattr(arrays, "threads", lambda: 2)
+def forgotten() -> Iterator[None]:
     pc.forget_wisdom()
     yield
     pc.forget_wisdom()
