@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -43,8 +44,8 @@ def run_multiply(element, rows, vectors, scalars, *operands):
 
 
 @njit
-def run_slide(element, rows, several, step, wide_a, wide_b, *operands):
-    slide(element, rows, several, step, wide_a, wide_b, *operands)
+def run_slide(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands):
+    slide(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands)
 
 
 @njit
@@ -125,8 +126,11 @@ def test_stores_past_the_caches_are_the_processors_own() -> None:
         at = (arrays.address(a), 0, 1, 1, arrays.address(a), 0, 16, arrays.address(y), 0, 16)
         run_multiply(a[0], (0,) * 2, (0,), (0,), *at, 0, 2, 16, 0, 2, False, past)
         assert (y[:32] == 2).all()
-        at = (arrays.address(a), 0, 1, 1, np.zeros(1, np.int64), arrays.address(a), 0, 16, np.zeros(1, np.int64))
-        run_slide(a[0], (0,) * 2, (0,), (), (), (0,), *at, arrays.address(y), 0, 16, 16, 0, 1, 3, past)
+        table = np.zeros(1, np.int64)
+        at = (arrays.address(a), 0, 0, 1, 1, table, arrays.address(a), 0, 0, 16, table)
+        one, none = (0,), ()
+        lengths = one, one * 2, one, one, none, none, none, one
+        run_slide(a[0], *lengths, *at, arrays.address(y), 0, 0, 16, 16, 0, 1, 3, past)
         assert (y[:32] == 3).all()
         for run in (run_multiply, run_slide):
             code = next(code for types, code in run.inspect_asm().items() if types[-1][-1] == typeof(past))
@@ -143,10 +147,17 @@ def test_sums_stay_in_registers(element: Any) -> None:
         block = (0,) * rows, (0,) * vectors, (0,)
         at = (room, 0, table, table, room, 0, table, room, 0, table)
         assert_loops_store_nothing(run_multiply, rows * vectors, element, *block, *at, 0, rows, 1, 0, 1, False)
-    for rows, several, step, wide in ((25, 3, 1, ()), (14, 3, 0, (0,)), (13, 3, 2, (0,))):
-        block = (0,) * rows, (0,) * several, (0,) * step, wide, (0,)
-        at = (room, 0, 0, 0, table, room, 0, 0, table, room, 0, 0)
-        assert_loops_store_nothing(run_slide, rows * several, element, *block, *at, 1, 0, 1, 3)
+    for lengths, wide in (
+        ((1, 25, 1, 3, 0, 1), ()),
+        ((1, 14, 1, 3, 0, 0), (0,)),
+        ((1, 13, 1, 3, 0, 2), (0,)),
+        ((3, 6, 3, 3, 1, 1), (0,)),
+        ((2, 9, 3, 3, 1, 1), (0,)),
+        ((3, 6, 3, 3, 2, 2), (0,)),
+    ):
+        block = (*((0,) * length for length in lengths), wide, (0,))
+        at = (room, 0, 0, 0, 0, table, room, 0, 0, 0, table, room, 0, 0, 0)
+        assert_loops_store_nothing(run_slide, math.prod(lengths[:4]), element, *block, *at, 1, 0, 1, 3)
 
 
 def assert_loops_store_nothing(run: Any, products: int, *args: Any) -> None:
@@ -181,24 +192,45 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
     rng = np.random.default_rng(0)
     lanes = 64 // np.dtype(dtype).itemsize
     wide_a, wide_b = wide
-    for (rows, several, step), taps, some in product(
-        ((1, 1, 0), (5, 1, 0), (4, 3, 1), (3, 5, 1), (1, 2, 1), (5, 3, 2), (3, 2, 3), (2, 2, 2)),
-        (0, 3, 5, 7),
-        (1, lanes - 1, lanes, lanes + 3),
-    ):
-        a, b, y = (numbers(rng, 900, dtype) for _ in range(3))
+    along = [(1, 1, 0), (5, 1, 0), (4, 3, 1), (3, 5, 1), (1, 2, 1), (5, 3, 2), (3, 2, 3), (2, 2, 2)]
+    both = [(3, 2, 3, 3, 1, 1), (2, 3, 2, 3, 1, 1), (2, 2, 3, 3, 2, 2), (2, 1, 2, 3, 1, 2), (2, 2, 1, 1, 1, 0)]
+    blocks = [(1, rows, 1, several, 0, step) for rows, several, step in along] + both
+    for lengths, taps, some in product(blocks, (0, 3, 5, 7), (1, lanes - 1, lanes, lanes + 3)):
+        high, rows, tall, _, apart, step = lengths
+        a, b, y = (numbers(rng, 1500, dtype) for _ in range(3))
         a_lines, b_lines = (rng.integers(0, 300, 6) for _ in range(2))
-        tap, b_tap, y_row, begin, end = 20, 21, 80, 1, 5
+        down, tap, b_down, b_tap, y_down, y_row, begin, end = 113, 20, 151, 21, 400, 80, 1, 5
         row = step * tap if step else 33
         expected = y.copy()
-        for m, i in product(range(rows), range(min(some, lanes))):
-            steps = np.arange(taps)
-            left = 7 + a_lines[begin:end, None] + m * row + steps * tap + (i if wide_a else 0)
-            right = 3 + b_lines[begin:end, None] + steps * b_tap + (i if wide_b else 0)
-            expected[5 + m * y_row + i] = (a[left] * b[right]).sum()
-        at = (arrays.address(a), 7, row, tap, a_lines, arrays.address(b), 3, b_tap, b_lines, arrays.address(y), 5)
-        run_slide(a[0], (0,) * rows, (0,) * several, (0,) * step, *wide, *at, y_row, some, begin, end, taps)
+        for k, m, i in product(range(high), range(rows), range(min(some, lanes))):
+            across, steps = np.arange(tall)[:, None], np.arange(taps)
+            left = 7 + (k * apart + across) * down + m * row + steps * tap + (i if wide_a else 0)
+            right = 3 + across * b_down + steps * b_tap + (i if wide_b else 0)
+            lines = [(x[begin:end, None, None]) for x in (a_lines, b_lines)]
+            expected[5 + k * y_down + m * y_row + i] = (a[lines[0] + left] * b[lines[1] + right]).sum()
+        at = (arrays.address(a), 7, down, row, tap, a_lines, arrays.address(b), 3, b_down, b_tap, b_lines)
+        tuples = ((0,) * length for length in lengths)
+        run_slide(a[0], *tuples, *wide, *at, arrays.address(y), 5, y_down, y_row, some, begin, end, taps)
         np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("padding", [0, 1, [(2, 0), (0, 1)]])
+def test_depthwise_kernels_slide_along_two_axes(stride: Any, padding: Any) -> None:
+    """In images that blocks fill and that they do not, and of volumes along the last two; exactly, of whole numbers."""
+    rng = np.random.default_rng(0)
+    for size, taps in (((9, 12), (3, 3)), ((4, 30), (3, 2)), ((3, 9, 10), (2, 3, 3)), ((30, 3), (3, 3))):
+        ndim = len(size)
+        layout = "N" + "TDHW"[-ndim:] + "C"
+        keywords = {"stride": stride, "padding": padding} if ndim == 2 else {"padding": 1}
+        x, w = numbers(rng, (2, *size, 40), "float32"), numbers(rng, (*taps, 1, 40), "float32")
+        plan = pc.plan(x, w, layout=layout, groups=40, algorithm="direct", **keywords)
+        p = plan.call.problem.local
+        assert sliding.block(p, 32, 16)[0].high > 1 or min(p.output_size[-2:]) < 3
+        expected = pc.conv(x, w, layout=layout, groups=40, algorithm="depthwise", **keywords)
+        for workers in (1, 2):
+            options = {"layout": layout, "groups": 40, "algorithm": "direct", "workers": workers}
+            np.testing.assert_array_equal(pc.conv(x, w, **options, **keywords), expected)
 
 
 @settings(max_examples=150, deadline=None)

@@ -6,7 +6,9 @@ pixel that the first output sees with the second tap is the one that the second 
 Lu, "High performance depthwise and pointwise convolutions on mobile devices", AAAI 2020, on ARM).
 
 Of a depthwise layer vectors hold channels, each met by a filter of its own, or, where space is innermost in memory,
-positions of one channel. Else they hold filters, and a line of taps is one of a kernel and of a channel.
+positions of one channel. Else they hold filters, and a line of taps is one of a kernel and of a channel. Pixels of many
+channels are many bytes long: there blocks are of two or three lines of outputs, if registers hold all taps as well,
+and each line of the image is read that much less often.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ _LINES = 128  # vectors of channels, times lines of taps, that a near cache keep
 _FAR = 64  # vectors of positions that are taken through an image at a time
 _PIECES = 64  # of a run, at most
 _INNER = {"channels": 1, "positions": -1, "filters": None}  # the axis along which vectors load, if they do
+_HIGH = 4  # lines of outputs in a block, at most: processors fetch ahead from few lines at a time
 _TALLEST = 25  # outputs that are held at a time and see numbers, which need no register each for their address
 _BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 
@@ -43,40 +46,11 @@ def holds(p: ConvProblem) -> str:
 
 
 class Block(NamedTuple):
-    """How many neighbouring outputs are held in registers, and how many taps they meet at a time."""
+    """How many neighbouring outputs are held in registers, along two axes, and how many taps they meet at a time."""
 
+    high: int
     rows: int
     several: int
-
-
-def _step(p: ConvProblem) -> int:
-    """How many taps further on the next window begins along the axis; zero where it shares no pixels worth sharing."""
-    axis = _along(p)
-    apart, left = divmod(p.stride[axis], p.dilation[axis])
-    return apart if axis >= 0 and not left and apart <= min(_STEP, p.kernel[axis] - 1) else 0
-
-
-@lru_cache
-def _block(outputs: int, taps: int, lines: int, step: int, kind: str, registers: int) -> tuple[Block, float]:
-    """The best block for a run of ``outputs``, and the cycles of a vector of each, for ``lines`` of ``taps``.
-
-    In a cycle a processor multiplies two vectors and loads two numbers or vectors, or one vector that lies across lines
-    of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
-    """
-    best, least, products = Block(1, 1), float("inf"), 0.0
-    across = 1.0 if kind == "filters" else 1.5
-
-    def cycles(rows: int, several: int) -> float:
-        loads = across * (min(step, several) * (rows - 1) + several if step else rows * several) + several
-        return max(rows * several / 2, loads / 2, 4.0 * several) + loads / 8
-
-    for several in range(1, min(taps, _SEVERAL) + 1 if step else 2):
-        for rows in range(1, min(outputs, registers - several - 2, _TALLEST if kind == "filters" else TALL) + 1):
-            line = taps // several * cycles(rows, several) + taps % several * cycles(rows, 1)
-            number = -(-outputs // rows)
-            if (total := number * (lines * line + _BEGIN)) < least:
-                best, least, products = Block(rows, several), total, number * lines * line
-    return best, products
 
 
 def _along(p: ConvProblem) -> int:
@@ -84,18 +58,80 @@ def _along(p: ConvProblem) -> int:
     return p.ndim - 2 if holds(p) == "positions" else p.ndim - 1
 
 
+def _down(p: ConvProblem) -> int:
+    """The axis before, along which it slides as well where neither pixels nor taps have vectors to wait for; or -1."""
+    return p.ndim - 2 if holds(p) == "channels" and _apart(p, p.ndim - 2) and _step(p) else -1
+
+
+def _apart(p: ConvProblem, axis: int) -> int:
+    """How many taps further on the next window begins along an axis; zero where it shares no pixels worth sharing."""
+    if axis < 0:
+        return 0
+    apart, left = divmod(p.stride[axis], p.dilation[axis])
+    return apart if not left and apart <= min(_STEP, p.kernel[axis] - 1) else 0
+
+
+def _step(p: ConvProblem) -> int:
+    return _apart(p, _along(p))
+
+
+class _Axis(NamedTuple):
+    """Of an axis that kernels slide along: outputs that see all taps, these taps, and the windows' distance in taps."""
+
+    outputs: int
+    taps: int
+    step: int
+
+
+def _axis(p: ConvProblem, axis: int) -> _Axis:
+    """The same; one output and one tap where there is none."""
+    if axis < 0:
+        return _Axis(1, 1, 0)
+    return _Axis(max((run.outputs for run in runs(p)[axis]), default=1), p.kernel[axis], _apart(p, axis))
+
+
+@lru_cache
+def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int) -> tuple[Block, float]:
+    """The best block for all outputs of both axes, and the cycles of a vector of each, for ``lines`` of taps.
+
+    In a cycle a processor multiplies two vectors and loads two numbers or vectors, or one vector that lies across lines
+    of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
+    Vectors of channels come from the second cache: the nearest has no room for lines of many until others meet them.
+    """
+    best, least, products = Block(1, 1, 1), float("inf"), 0.0
+    across, far = 1.0 if kind == "filters" else 1.5, 1.5 if kind == "channels" else 0.0
+
+    def pixels(outputs: int, taps: int, step: int) -> int:
+        return min(step, taps) * (outputs - 1) + taps if step else outputs * taps
+
+    for high in range(1, min(down.outputs, _HIGH) + 1 if down.step else 2):
+        tall, lower = (down.taps, pixels(high, down.taps, down.step)) if high > 1 else (1, 1)
+
+        def cycles(rows: int, several: int, high: int = high, tall: int = tall, lower: int = lower) -> float:
+            loads = across * lower * pixels(rows, several, along.step) + tall * several
+            return max(high * rows * tall * several / 2, loads / 2, 4.0 * tall * several) + loads / 8
+
+        at_once = min(along.taps, _SEVERAL) if along.step else 1
+        for several in range(1, at_once + 1) if high == 1 else (along.taps,):
+            spare = registers - tall * several
+            most = min(spare - 2, _TALLEST if kind == "filters" else TALL) if high == 1 else (spare - 5) // high
+            for rows in range(1, min(along.outputs, most) + 1):
+                line = along.taps // several * cycles(rows, several) + along.taps % several * cycles(rows, 1)
+                waiting = far * lower * rows * along.step
+                number = -(-along.outputs // rows) * -(-down.outputs // high)
+                if (total := number * (lines / tall * (line + waiting) + _BEGIN)) < least:
+                    best, least, products = Block(high, rows, several), total, number * lines / tall * line
+    return best, products
+
+
 @lru_cache
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
-    axis, kind = _along(p), holds(p)
-    outputs, taps = 1, 1
-    if axis >= 0:
-        outputs, taps = max((run.outputs for run in runs(p)[axis]), default=1), p.kernel[axis]
-    lines = p.taps // taps * p.channels
-    found, cycles = _block(outputs, taps, lines, _step(p), kind, registers)
+    kind, down, along = holds(p), _axis(p, _down(p)), _axis(p, _along(p))
+    found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, registers)
     extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
     vectors = -(-extent // lanes) * (1 if kind == "channels" else p.groups)
-    places = p.positions // outputs // (p.output_size[-1] if kind == "positions" else 1)
+    places = p.positions / (down.outputs * along.outputs * (p.output_size[-1] if kind == "positions" else 1))
     return found, cycles * p.batch * places * vectors
 
 
@@ -111,9 +147,12 @@ class _Tables(NamedTuple):
 
     x_lines: Array
     w_lines: Array
+    x_down: int
     x_row: int
     x_tap: int
+    w_down: int
     w_tap: int
+    y_down: int
     y_row: int
     outer: Array
     along: Array
@@ -148,25 +187,42 @@ def _stretch(p: ConvProblem) -> int:
     return _FAR if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
 
 
+class _Place(NamedTuple):
+    """An output on one of the other axes: of which run, and the how manieth; or the first of a block of them."""
+
+    run: Run
+    first: int
+    block: bool
+
+
+def _places(p: ConvProblem, axis: int, high: int) -> Iterator[list[_Place]]:
+    """Those that see the same taps of an axis, of each run in turn: in blocks that are ``high``, or one by one."""
+    for run in runs(p)[axis]:
+        if axis == _down(p) and 1 < high <= run.outputs and run.taps == p.kernel[axis]:
+            # The last block lies over the one before.
+            yield [_Place(run, min(i, run.outputs - high), True) for i in range(0, run.outputs, high)]
+        else:
+            yield [_Place(run, i, False) for i in range(run.outputs)]
+
+
 @lru_cache
 def units(p: ConvProblem, registers: int, lanes: int) -> int:
     """How many units the loops have: runs of outputs at all places, in all images."""
-    axis, kind, places = _along(p), holds(p), p.output_size
-    rows = block(p, registers, lanes)[0].rows
+    axis, kind = _along(p), holds(p)
+    high, rows, _ = block(p, registers, lanes)[0]
     pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in runs(p)[axis]) if axis >= 0 else 1
-    if kind == "positions":
-        places = places[:-1]
-    others = math.prod(places) // places[axis] if axis >= 0 else 1
+    others = [a for a in range(p.ndim) if a != axis and (kind != "positions" or a < p.ndim - 1)]
+    places = math.prod(sum(map(len, _places(p, a, high))) for a in others)
     panels = {"channels": -(-p.groups // lanes), "filters": p.groups * -(-p.filters // lanes)}
     vectors = panels.get(kind, -(-p.output_size[-1] // lanes))
-    return p.batch * (p.groups if kind == "positions" else 1) * others * -(-vectors // _stretch(p)) * pieces
+    return p.batch * (p.groups if kind == "positions" else 1) * places * -(-vectors // _stretch(p)) * pieces
 
 
 def _tables(
-    p: ConvProblem, rows: int, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int,
+    p: ConvProblem, block: Block, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int,
     xp: ModuleType,
 ) -> _Tables:  # fmt: skip
-    axis, planes = _along(p), holds(p) == "positions"
+    axis, down, planes = _along(p), _down(p), holds(p) == "positions"
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, _, *y_space = y_strides
     inner = 1 if planes else width
@@ -174,29 +230,35 @@ def _tables(
     others = [a for a in range(p.ndim) if a != axis]
     channels = every(p.channels, x_channel), every(p.channels, inner)
 
-    def taps(a: int, run: Run) -> Sequence[int]:
-        """Where the pixels of a run's taps lie, from its first on."""
+    def taps(a: int, place: _Place) -> Sequence[int]:
+        """Where the pixels of a run's taps lie, from its first on; of those that a block meets, that of the first."""
+        if place.block:
+            return (0,)
         if len(x_space) == p.ndim or a < p.ndim - 1:
-            return every(run.taps, p.dilation[a] * x_space[a])
+            return every(place.run.taps, p.dilation[a] * x_space[a])
         apart = (divmod(tap * p.dilation[a], p.stride[a]) for tap in range(p.kernel[a]))  # unzipped
         return tuple(n + phase * x_space[a] for n, phase in apart)
+
+    def w_taps(a: int, place: _Place) -> Sequence[int]:
+        """Where those taps lie in the kernel."""
+        run = place.run
+        return (0,) if place.block else every(run.tap + run.taps, w_space[a])[run.tap :]
 
     x_lines: list[Array] = []
     w_lines: list[Array] = []
     outer: list[tuple[int, ...]] = []
-    for some in product(*(runs(p)[a] for a in others)):
+    for some in product(*(_places(p, a, block.high) for a in others)):
         begin = sum(lines.shape[0] for lines in x_lines)
-        steps = [*zip(others, some, strict=True)]
-        x_lines.append(offsets((*(taps(a, run) for a, run in steps), channels[0]), xp))
-        w_lines.append(
-            offsets((*(every(run.tap + run.taps, w_space[a])[run.tap :] for a, run in steps), channels[1]), xp)
-        )
+        alike = [(a, places[0]) for a, places in zip(others, some, strict=True)]
+        x_lines.append(offsets((*(taps(a, place) for a, place in alike), channels[0]), xp))
+        w_lines.append(offsets((*(w_taps(a, place) for a, place in alike), channels[1]), xp))
         # Vectors run along the last axis of a plane by themselves.
-        counted = [(a, run) for a, run in steps if not planes or a < p.ndim - 1]
-        for at in product(*(range(run.outputs) for _, run in counted)):
-            x = sum((run.start + i * p.stride[a]) * x_space[a] for i, (a, run) in zip(at, counted, strict=True))
-            y = sum((run.first + i) * y_space[a] for i, (a, run) in zip(at, counted, strict=True))
-            outer.append((x, y, begin, begin + x_lines[-1].shape[0]))
+        counted = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
+        for at in product(*(places for _, places in counted)):
+            those = [(a, place.run, place.first) for (a, _), place in zip(counted, at, strict=True)]
+            x = sum((run.start + i * p.stride[a]) * x_space[a] for a, run, i in those)
+            y = sum((run.first + i) * y_space[a] for a, run, i in those)
+            outer.append((x, y, begin, begin + x_lines[-1].shape[0], any(place.block for place in at)))
     here = runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
     x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
     ahead = p.stride[axis] if axis >= 0 else 0
@@ -204,14 +266,17 @@ def _tables(
     along = [
         ((run.start + begin * ahead) * x_row, (run.first + begin) * y_row, end - begin, run.tap * w_tap, run.taps)
         for run in here
-        for begin, end in _pieces(run.outputs, rows)
+        for begin, end in _pieces(run.outputs, block.rows)
     ]
     return _Tables(
         xp.concat(x_lines),
         xp.concat(w_lines),
+        p.dilation[down] * x_space[down],
         x_row * ahead,
         x_row * (p.dilation[axis] if axis >= 0 else 0),
+        w_space[down],
         w_tap,
+        y_space[down],
         y_row,
         xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
         xp.asarray(along, dtype=xp.int64),
@@ -239,14 +304,16 @@ def _told(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
 
     kind, lanes = holds(p), microkernel.VECTOR_BYTES // p.itemsize
     # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
-    rows, several = block(p, microkernel.REGISTERS, lanes)[0]
+    found = block(p, microkernel.REGISTERS, lanes)[0]
+    down = _axis(p, _down(p) if found.high > 1 else -1)
+    lengths = found.high, found.rows, down.taps, found.several, down.step, _step(p)
     wide = () if kind == "filters" else (0,), () if kind == "positions" else (0,)
     return _Told(
         loops,
         units(p, microkernel.REGISTERS, lanes),
-        ((0,) * rows, (0,) * several, (0,) * _step(p), *wide),
+        (*((0,) * length for length in lengths), *wide),
         microkernel.VECTOR_BYTES,
-        _tables(p, rows, x_strides, y_strides, lanes, width, xp),
+        _tables(p, found, x_strides, y_strides, lanes, width, xp),
     )
 
 

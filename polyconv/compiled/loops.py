@@ -65,19 +65,47 @@ def over_filters(workers, units, *args):
     share(_over_filters(args), workers, units)
 
 
+@njit(nogil=True)
+def _run(
+    element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
+    w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, begin, end, outputs, taps, panels, first_panel, last_panel,
+):  # fmt: skip
+    """A run of ``outputs``, in blocks of as many as ``rows`` has; by themselves, if they are fewer."""
+    for p in range(0, outputs, len(rows)):
+        first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
+        for panel in range(first_panel, last_panel):
+            x_place = x_base + first * x_row + panels[panel, 0]
+            y_place = y_base + first * y_row + panels[panel, 1]
+            if outputs >= len(rows):
+                slide(
+                    element, high, rows, tall, several, down, step, wide_x, wide_w, x, x_place, x_down, x_row, x_tap, x_lines,
+                    w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place, y_down, y_row,
+                    panels[panel, 3], begin, end, taps, past,
+                )  # fmt: skip
+                continue
+            for m in range(outputs):
+                slide(
+                    element, high, (0,), tall, several, down, step, wide_x, wide_w,
+                    x, x_place + m * x_row, x_down, x_row, x_tap, x_lines,
+                    w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place + m * y_row, y_down, y_row,
+                    panels[panel, 3], begin, end, taps, past,
+                )  # fmt: skip
+
+
 @shared
 def _over_lines(
-    member, begin, end, element, rows, several, step, wide_x, wide_w, past, x, w, y, x_lines, w_lines, x_row, x_tap, w_tap,
-    y_row, outer, along, panels, stretch, images, planes,
+    member, begin, end, element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, w, y, x_lines, w_lines,
+    x_down, x_row, x_tap, w_down, w_tap, y_down, y_row, outer, along, panels, stretch, images, planes,
 ):  # fmt: skip
-    """Kernels that slide along an axis: ``rows`` neighbouring outputs by a vector.
+    """Kernels that slide along an axis, or two: ``rows`` neighbouring outputs, of ``high`` lines, by a vector.
 
-    ``outer`` has a row for each place on the other axes: where it lies in ``x`` and ``y``, and the first and last of its
-    lines of taps, which begin at ``x_lines`` and ``w_lines``. ``along`` has one for every run of outputs that see the
-    same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``, and
-    how many those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``, and how
-    many lanes it has; ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how
-    far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. A unit is a run.
+    ``outer`` has a row for each place on the other axes: where it lies in ``x`` and ``y``, the first and last of its
+    lines of taps, which begin at ``x_lines`` and ``w_lines``, and whether it has as many lines of outputs as ``high``
+    has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs that see
+    the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``,
+    and how many those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``, and
+    how many lanes it has; ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and
+    how far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. A unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
@@ -88,25 +116,23 @@ def _over_lines(
         image, plane = divmod(rest, some)
         x_base = image * x_image + plane * x_plane + outer[place, 0] + along[run, 0]
         y_base = image * y_image + plane * y_plane + outer[place, 1] + along[run, 1]
-        outputs, w_base, taps = along[run, 2], plane * w_plane + along[run, 3], along[run, 4]
-        for p in range(0, outputs, len(rows)):
-            first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
-            for panel in range(turn * stretch, min((turn + 1) * stretch, panels.shape[0])):
-                x_place = x_base + first * x_row + panels[panel, 0]
-                y_place = y_base + first * y_row + panels[panel, 1]
-                if outputs >= len(rows):
-                    slide(
-                        element, rows, several, step, wide_x, wide_w, x, x_place, x_row, x_tap, x_lines,
-                        w, w_base + panels[panel, 2], w_tap, w_lines, y, y_place, y_row,
-                        panels[panel, 3], outer[place, 2], outer[place, 3], taps, past,
-                    )  # fmt: skip
-                    continue
-                for m in range(outputs):
-                    slide(
-                        element, (0,), several, step, wide_x, wide_w, x, x_place + m * x_row, x_row, x_tap, x_lines,
-                        w, w_base + panels[panel, 2], w_tap, w_lines, y, y_place + m * y_row, y_row,
-                        panels[panel, 3], outer[place, 2], outer[place, 3], taps, past,
-                    )  # fmt: skip
+        w_base, first, last = (
+            plane * w_plane + along[run, 3],
+            turn * stretch,
+            min((turn + 1) * stretch, panels.shape[0]),
+        )
+        if len(high) > 1 and outer[place, 4]:
+            _run(
+                element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
+                w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, outer[place, 2], outer[place, 3],
+                along[run, 2], along[run, 4], panels, first, last,
+            )  # fmt: skip
+        else:
+            _run(
+                element, (0,), rows, (0,), several, (), step, wide_x, wide_w, past, x, x_base, 0, x_row, x_tap, x_lines,
+                w, w_base, 0, w_tap, w_lines, y, y_base, 0, y_row, outer[place, 2], outer[place, 3],
+                along[run, 2], along[run, 4], panels, first, last,
+            )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)

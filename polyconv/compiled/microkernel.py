@@ -198,69 +198,88 @@ def sweep(
 
 @intrinsic
 def slide(
-    context, element, rows, several, step, wide_a, wide_b, a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines,
-    y, y_base, y_row, lanes, begin, end, taps, past=(),
+    context, element, high, rows, tall, several, down, step, wide_a, wide_b, a, a_base, a_down, a_row, a_tap, a_lines,
+    b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes, begin, end, taps, past=(),
 ):  # fmt: skip
-    """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of as many rows as ``rows`` has.
+    """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of neighbouring outputs.
 
-    For every row ``m`` and ``i < lanes``, ``l`` from ``begin`` to ``end - 1`` and ``t < taps``::
+    A block has as many outputs as ``high`` has entries by as many as ``rows`` has, and a line is of as many rows of taps
+    as ``tall`` has, by as many ``taps``. For every output ``(k, m)`` and ``i < lanes``, over ``l`` from ``begin`` to
+    ``end - 1``, over ``u`` below the length of ``tall`` and ``t < taps``::
 
-        y[y_base + m * y_row + i] = sum a[a_base + a_lines[l] + m * a_row + t * a_tap + i]
-                                        * b[b_base + b_lines[l] + t * b_tap + i]
+        y[y_base + k * y_down + m * y_row + i]
+            = sum a[a_base + a_lines[l] + (k * d + u) * a_down + m * a_row + t * a_tap + i]
+                * b[b_base + b_lines[l] + u * b_down + t * b_tap + i]
 
-    where there is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has
-    entries. So many taps as ``several`` has are met at a time. If the window of the next row begins some taps further
-    on, ``step`` has as many: what is loaded for one row then serves all that see it. If not, ``step`` is empty.
-    ``past`` is as in :func:`multiply`.
+    where ``d`` is the length of ``down``, and there is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless
+    ``wide_a`` or ``wide_b`` has entries. So many taps as ``several`` has are met at a time. If the window of the next
+    output of a row begins some taps further on, ``step`` has as many: what is loaded for one then serves all that see
+    it, along both axes. If not, ``step`` is empty. ``past`` is as in :func:`multiply`.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        a_base, a_row, a_tap, b_base, b_tap, y_base, y_row, lanes, begin, end, taps = (
+        high, rows, tall, several, down, step, wide_a, wide_b = map(len, signature.args[1:9])
+        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (9, 15, 20))
+        a_base, a_down, a_row, a_tap, b_base, b_down, b_tap, y_base, y_down, y_row, lanes, begin, end, taps = (
             context.cast(builder, args[i], signature.args[i], types.int64)
-            for i in (7, 8, 9, 12, 13, 16, 17, 18, 19, 20, 21)
+            for i in (10, 11, 12, 13, 16, 17, 18, 21, 22, 23, 24, 25, 26, 27)
         )
-        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (6, 11, 15))
-        a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (10, 14))
-        starts = [builder.mul(INDEX(m), y_row) for m in range(len(rows))]
+        a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (14, 19))
+        outputs = [*product(range(high), range(rows))]
 
-        def load(data: Any, place: Any, wide: Any, mask: Any) -> Any:
-            return v.load(data, place, mask) if len(wide) else v.splat(builder.load(builder.gep(data, [place])))
+        def at(first: Any, *moves: tuple[int, Any]) -> Any:
+            for number, distance in moves:
+                first = builder.add(first, builder.mul(INDEX(number), distance))
+            return first
+
+        def load(data: Any, place: Any, wide: int, mask: Any) -> Any:
+            return v.load(data, place, mask) if wide else v.splat(builder.load(builder.gep(data, [place])))
 
         def block(mask: Any) -> None:
-            sums = [cgutils.alloca_once(builder, v.type) for _ in rows]
-            for place in sums:
+            sums = {output: cgutils.alloca_once(builder, v.type) for output in outputs}
+            for place in sums.values():
                 builder.store(v.zero, place)
             with v.each(begin, end) as line:
                 a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [line])))
                 b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [line])))
 
                 def meet(tap: Any, number: int) -> None:
-                    """As many as ``number`` taps, from ``tap`` on."""
-                    a_start = builder.add(a_line, builder.mul(tap, a_tap))
-                    b_start = builder.add(b_line, builder.mul(tap, b_tap))
-                    kernel = [
-                        load(b, builder.add(b_start, builder.mul(INDEX(t), b_tap)), wide_b, mask) for t in range(number)
-                    ]
-                    # Who sees what, where windows follow each other: a pixel is met by a tap for every row that sees it.
-                    seen: dict[tuple[int, int], list[tuple[int, int]]] = {}
-                    for m, t in product(range(len(rows)), range(number)):
-                        seen.setdefault((0, m * len(step) + t) if len(step) else (m, t), []).append((m, t))
-                    for (row, ahead), met in sorted(seen.items()):
-                        there = builder.add(builder.mul(INDEX(row), a_row), builder.mul(INDEX(ahead), a_tap))
-                        pixels = load(a, builder.add(a_start, there), wide_a, mask)
-                        added = [v.multiply_add(pixels, kernel[t], builder.load(sums[m])) for m, t in met]
-                        for (m, _), vector in zip(met, v.settle(added), strict=True):
-                            builder.store(vector, sums[m])
+                    """As many as ``number`` taps of each row, from ``tap`` on."""
+                    a_start, b_start = (
+                        builder.add(line, builder.mul(tap, to)) for line, to in ((a_line, a_tap), (b_line, b_tap))
+                    )
+                    kernel = {
+                        (u, t): load(b, at(b_start, (u, b_down), (t, b_tap)), wide_b, mask)
+                        for u, t in product(range(tall), range(number))
+                    }
+                    # Who sees what, where windows follow each other: a pixel is met by a tap for every output that sees it.
+                    seen: dict[tuple[int, int, int], list[tuple[tuple[int, int], tuple[int, int]]]] = {}
+                    for (k, m), (u, t) in product(outputs, kernel):
+                        pixel = (k * down + u, *((0, m * step + t) if step else (m, t)))
+                        seen.setdefault(pixel, []).append(((k, m), (u, t)))
+                    for (row, along, ahead), met in sorted(seen.items()):
+                        pixels = load(a, at(a_start, (row, a_down), (along, a_row), (ahead, a_tap)), wide_a, mask)
+                        added = [
+                            v.multiply_add(pixels, kernel[which], builder.load(sums[output])) for output, which in met
+                        ]
+                        for (output, _), vector in zip(met, v.settle(added), strict=True):
+                            builder.store(vector, sums[output])
 
-                whole = builder.sub(taps, builder.srem(taps, INDEX(len(several))))
-                with v.each(INDEX(0), whole, len(several)) as tap:
-                    meet(tap, len(several))
-                if len(several) > 1:
+                whole = builder.sub(taps, builder.srem(taps, INDEX(several)))
+                with v.each(INDEX(0), whole, several) as tap:
+                    meet(tap, several)
+                if several > 1:
                     with v.each(whole, taps) as tap:
                         meet(tap, 1)
-            for place, start in zip(sums, starts, strict=True):
-                v.store(builder.load(place), y, builder.add(y_base, start), mask, past=bool(len(signature.args[22])))
+            for (k, m), place in sums.items():
+                v.store(
+                    builder.load(place),
+                    y,
+                    at(y_base, (k, y_down), (m, y_row)),
+                    mask,
+                    past=bool(len(signature.args[28])),
+                )
 
         full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
         with builder.if_else(full, likely=True) as (then, otherwise):
@@ -271,10 +290,10 @@ def slide(
         return context.get_dummy_value()
 
     operands = (
-        a, a_base, a_row, a_tap, a_lines, b, b_base, b_tap, b_lines, y, y_base, y_row, lanes, begin, end, taps,
-        past if isinstance(past, types.BaseTuple) else types.Tuple(()),
+        a, a_base, a_down, a_row, a_tap, a_lines, b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes,
+        begin, end, taps, past if isinstance(past, types.BaseTuple) else types.Tuple(()),
     )  # fmt: skip
-    return types.void(element, rows, several, step, wide_a, wide_b, *operands), build
+    return types.void(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands), build
 
 
 @intrinsic
