@@ -34,6 +34,7 @@ _FAR = 64  # vectors of positions that are taken through an image at a time
 _PIECES = 64  # of a run, at most
 _INNER = {"channels": 1, "positions": -1, "filters": None}  # the axis along which vectors load, if they do
 _HIGH = 4  # lines of outputs in a block, at most: processors fetch ahead from few lines at a time
+_SEEN = 45  # vectors that such a block sees, at most: a power of two apart, no more have room in the nearest cache
 _TALLEST = 25  # outputs that are held at a time and see numbers, which need no register each for their address
 _BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 
@@ -59,7 +60,7 @@ def _along(p: ConvProblem) -> int:
 
 
 def _down(p: ConvProblem) -> int:
-    """The axis before, along which it slides as well where neither pixels nor taps have vectors to wait for; or -1."""
+    """The axis before, along which it slides as well where vectors hold channels, and lines share pixels; or -1."""
     return p.ndim - 2 if holds(p) == "channels" and _apart(p, p.ndim - 2) and _step(p) else -1
 
 
@@ -72,6 +73,7 @@ def _apart(p: ConvProblem, axis: int) -> int:
 
 
 def _step(p: ConvProblem) -> int:
+    """The same, along the axis along which the kernel slides."""
     return _apart(p, _along(p))
 
 
@@ -90,6 +92,24 @@ def _axis(p: ConvProblem, axis: int) -> _Axis:
     return _Axis(max((run.outputs for run in runs(p)[axis]), default=1), p.kernel[axis], _apart(p, axis))
 
 
+def _seen(outputs: int, axis: _Axis, several: int | None = None) -> int:
+    """How many pixels neighbouring outputs of an axis see, by ``several`` of the taps or all."""
+    taps = several or axis.taps
+    return min(axis.step, taps) * (outputs - 1) + taps if axis.step else outputs * taps
+
+
+def _blocks(down: _Axis, along: _Axis, kind: str, registers: int) -> Iterator[Block]:
+    """Those whose sums registers hold, beside the taps that are met at a time and what is on its way."""
+    for several in range(1, (min(along.taps, _SEVERAL) if along.step else 1) + 1):
+        most = min(registers - several - 2, _TALLEST if kind == "filters" else TALL)
+        yield from (Block(1, rows, several) for rows in range(1, min(along.outputs, most) + 1))
+    if down.step:
+        most = registers - down.taps * along.taps - 5
+        for high, rows in product(range(2, min(down.outputs, _HIGH) + 1), range(1, along.outputs + 1)):
+            if high * rows <= most and _seen(high, down) * _seen(rows, along) <= _SEEN:
+                yield Block(high, rows, along.taps)
+
+
 @lru_cache
 def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int) -> tuple[Block, float]:
     """The best block for all outputs of both axes, and the cycles of a vector of each, for ``lines`` of taps.
@@ -98,30 +118,23 @@ def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int) -> 
     of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
     Vectors of channels come from the second cache: the nearest has no room for lines of many until others meet them.
     """
-    best, least, products = Block(1, 1, 1), float("inf"), 0.0
     across, far = 1.0 if kind == "filters" else 1.5, 1.5 if kind == "channels" else 0.0
 
-    def pixels(outputs: int, taps: int, step: int) -> int:
-        return min(step, taps) * (outputs - 1) + taps if step else outputs * taps
+    def cycles(block: Block) -> tuple[float, float]:
+        """Of all blocks of a kind, in which they multiply, and in all."""
+        tall, lower = (down.taps, _seen(block.high, down)) if block.high > 1 else (1, 1)
 
-    for high in range(1, min(down.outputs, _HIGH) + 1 if down.step else 2):
-        tall, lower = (down.taps, pixels(high, down.taps, down.step)) if high > 1 else (1, 1)
+        def met(several: int) -> float:
+            taps, loads = tall * several, across * lower * _seen(block.rows, along, several) + tall * several
+            return max(block.high * block.rows * taps / 2, loads / 2, 4.0 * taps) + loads / 8
 
-        def cycles(rows: int, several: int, high: int = high, tall: int = tall, lower: int = lower) -> float:
-            loads = across * lower * pixels(rows, several, along.step) + tall * several
-            return max(high * rows * tall * several / 2, loads / 2, 4.0 * tall * several) + loads / 8
+        number = -(-along.outputs // block.rows) * -(-down.outputs // block.high)
+        some, others = divmod(along.taps, block.several)
+        products = number * lines / tall * (some * met(block.several) + others * met(1))
+        return products, products + number * (lines / tall * far * lower * block.rows * along.step + _BEGIN)
 
-        at_once = min(along.taps, _SEVERAL) if along.step else 1
-        for several in range(1, at_once + 1) if high == 1 else (along.taps,):
-            spare = registers - tall * several
-            most = min(spare - 2, _TALLEST if kind == "filters" else TALL) if high == 1 else (spare - 5) // high
-            for rows in range(1, min(along.outputs, most) + 1):
-                line = along.taps // several * cycles(rows, several) + along.taps % several * cycles(rows, 1)
-                waiting = far * lower * rows * along.step
-                number = -(-along.outputs // rows) * -(-down.outputs // high)
-                if (total := number * (lines / tall * (line + waiting) + _BEGIN)) < least:
-                    best, least, products = Block(high, rows, several), total, number * lines / tall * line
-    return best, products
+    best = min(_blocks(down, along, kind, registers), key=lambda block: cycles(block)[1])
+    return best, cycles(best)[0]
 
 
 @lru_cache
@@ -188,7 +201,7 @@ def _stretch(p: ConvProblem) -> int:
 
 
 class _Place(NamedTuple):
-    """An output on one of the other axes: of which run, and the how manieth; or the first of a block of them."""
+    """An output on one of the other axes: its run, and its number there; or the first of a block of them."""
 
     run: Run
     first: int

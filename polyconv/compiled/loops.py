@@ -65,7 +65,7 @@ def over_filters(workers, units, *args):
     share(_over_filters(args), workers, units)
 
 
-@njit(nogil=True)
+@njit(nogil=True, forceinline=True)  # to call it with so much would take longer than many a run
 def _run(
     element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
     w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, begin, end, outputs, taps, panels, first_panel, last_panel,
