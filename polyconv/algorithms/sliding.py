@@ -275,6 +275,7 @@ def _tables(
     here = runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
     x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
     ahead = p.stride[axis] if axis >= 0 else 0
+    x_down, w_down, y_down = (x_space[down], w_space[down], y_space[down]) if down >= 0 else (0, 0, 0)
     panels = _panels(p, x_group, y_group, lanes, width)
     along = [
         ((run.start + begin * ahead) * x_row, (run.first + begin) * y_row, end - begin, run.tap * w_tap, run.taps)
@@ -284,12 +285,12 @@ def _tables(
     return _Tables(
         xp.concat(x_lines),
         xp.concat(w_lines),
-        p.dilation[down] * x_space[down],
+        x_down * p.dilation[down],
         x_row * ahead,
         x_row * (p.dilation[axis] if axis >= 0 else 0),
-        w_space[down],
+        w_down,
         w_tap,
-        y_space[down],
+        y_down,
         y_row,
         xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
         xp.asarray(along, dtype=xp.int64),
