@@ -329,7 +329,7 @@ def _cost(p: ConvProblem) -> Cost:
     passes = {"panels": p.batch * p.positions // (found[1] * lanes), "filters": p.batch * p.positions // _NEAR // 2}
     again = passes.get(kind, 0) * kernel if kernel > _FAR_BYTES else 0
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
-    if kind == "lines":
+    if kind == "lines":  # where each of them begins
         tables += 40 * (p.positions // p.output_size[-1])
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.

@@ -105,7 +105,7 @@ def _blocks(down: _Axis, along: _Axis, kind: str, registers: int) -> Iterator[Bl
         yield from (Block(1, rows, several) for rows in range(1, min(along.outputs, most) + 1))
     if down.step:
         most = registers - down.taps * along.taps - 5
-        for high, rows in product(range(2, min(down.outputs, _HIGH) + 1), range(1, along.outputs + 1)):
+        for high, rows in product(range(2, min(down.outputs, _HIGH) + 1), range(1, min(along.outputs, most // 2) + 1)):
             if high * rows <= most and _seen(high, down) * _seen(rows, along) <= _SEEN:
                 yield Block(high, rows, along.taps)
 
