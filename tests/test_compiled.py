@@ -206,8 +206,8 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
             across, steps = np.arange(tall)[:, None], np.arange(taps)
             left = 7 + (k * apart + across) * down + m * row + steps * tap + (i if wide_a else 0)
             right = 3 + across * b_down + steps * b_tap + (i if wide_b else 0)
-            lines = [(x[begin:end, None, None]) for x in (a_lines, b_lines)]
-            expected[5 + k * y_down + m * y_row + i] = (a[lines[0] + left] * b[lines[1] + right]).sum()
+            left, right = (table[begin:end, None, None] + at for table, at in ((a_lines, left), (b_lines, right)))
+            expected[5 + k * y_down + m * y_row + i] = (a[left] * b[right]).sum()
         at = (arrays.address(a), 7, down, row, tap, a_lines, arrays.address(b), 3, b_down, b_tap, b_lines)
         tuples = ((0,) * length for length in lengths)
         run_slide(a[0], *tuples, *wide, *at, arrays.address(y), 5, y_down, y_row, some, begin, end, taps)

@@ -138,6 +138,14 @@ def multiply(
     return types.void(element, rows, vectors, scalars, *operands), build
 
 
+def _seen(output: int, tap: int, step: int) -> tuple[int, int]:
+    """The pixel that an output sees by a tap: how far on from which output's window; the first's, if all share theirs.
+
+    They do where neighbouring windows are a ``step`` of some taps apart.
+    """
+    return (0, output * step + tap) if step else (output, tap)
+
+
 @intrinsic
 def sweep(
     context, element, several, together, step, a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more,
@@ -172,12 +180,12 @@ def sweep(
                 totals = [v.load(y, place, None) if adding else v.zero for place in y_start]
                 loaded: dict[tuple[int, int], Any] = {}
 
-                def pixel(row: int, ahead: int) -> Any:
-                    where = (0, row * apart + ahead) if apart else (row, ahead)
-                    if where not in loaded:
-                        there = builder.add(a_start[where[0]], INDEX(where[1]))
-                        loaded[where] = v.splat(builder.load(builder.gep(a, [there])))
-                    return loaded[where]
+                def pixel(m: int, t: int) -> Any:
+                    which = row, ahead = _seen(m, t, apart)
+                    if which not in loaded:
+                        there = builder.add(a_start[row], INDEX(ahead))
+                        loaded[which] = v.splat(builder.load(builder.gep(a, [there])))
+                    return loaded[which]
 
                 for t, tap in enumerate(kernel):
                     met = [v.multiply_add(pixel(m, t), tap, total) for m, total in enumerate(totals)]
@@ -226,7 +234,7 @@ def slide(
             for i in (10, 11, 12, 13, 16, 17, 18, 21, 22, 23, 24, 25, 26, 27)
         )
         a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (14, 19))
-        outputs = [*product(range(high), range(rows))]
+        outputs, beyond = [*product(range(high), range(rows))], bool(len(signature.args[28]))
 
         def at(first: Any, *moves: tuple[int, Any]) -> Any:
             for number, distance in moves:
@@ -246,9 +254,8 @@ def slide(
 
                 def meet(tap: Any, number: int) -> None:
                     """As many as ``number`` taps of each row, from ``tap`` on."""
-                    a_start, b_start = (
-                        builder.add(line, builder.mul(tap, to)) for line, to in ((a_line, a_tap), (b_line, b_tap))
-                    )
+                    a_start = builder.add(a_line, builder.mul(tap, a_tap))
+                    b_start = builder.add(b_line, builder.mul(tap, b_tap))
                     kernel = {
                         (u, t): load(b, at(b_start, (u, b_down), (t, b_tap)), wide_b, mask)
                         for u, t in product(range(tall), range(number))
@@ -256,8 +263,7 @@ def slide(
                     # Who sees what, where windows follow each other: a pixel is met by a tap for every output that sees it.
                     seen: dict[tuple[int, int, int], list[tuple[tuple[int, int], tuple[int, int]]]] = {}
                     for (k, m), (u, t) in product(outputs, kernel):
-                        pixel = (k * down + u, *((0, m * step + t) if step else (m, t)))
-                        seen.setdefault(pixel, []).append(((k, m), (u, t)))
+                        seen.setdefault((k * down + u, *_seen(m, t, step)), []).append(((k, m), (u, t)))
                     for (row, along, ahead), met in sorted(seen.items()):
                         pixels = load(a, at(a_start, (row, a_down), (along, a_row), (ahead, a_tap)), wide_a, mask)
                         added = [
@@ -273,13 +279,7 @@ def slide(
                     with v.each(whole, taps) as tap:
                         meet(tap, 1)
             for (k, m), place in sums.items():
-                v.store(
-                    builder.load(place),
-                    y,
-                    at(y_base, (k, y_down), (m, y_row)),
-                    mask,
-                    past=bool(len(signature.args[28])),
-                )
+                v.store(builder.load(place), y, at(y_base, (k, y_down), (m, y_row)), mask, past=beyond)
 
         full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
         with builder.if_else(full, likely=True) as (then, otherwise):
