@@ -62,7 +62,7 @@ def numbers(rng: np.random.Generator, size: int | tuple[int, ...], dtype: str) -
 def test_the_micro_kernel_keeps_its_definition(dtype: str, scalars: tuple[int, ...]) -> None:
     """Whole blocks and parts of blocks, from zero and on top of what is there; nothing else is written."""
     rng = np.random.default_rng(0)
-    lanes = 64 // np.dtype(dtype).itemsize
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     for rows, vectors in ((1, 1), (3, 2), (6, 1)):
         wide = vectors * lanes
         for number, some, begin, more in product(
@@ -190,7 +190,7 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
     Numbers for all lanes are of the kernel, or of the image.
     """
     rng = np.random.default_rng(0)
-    lanes = 64 // np.dtype(dtype).itemsize
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     wide_a, wide_b = wide
     along = [(1, 1, 0), (5, 1, 0), (4, 3, 1), (3, 5, 1), (1, 2, 1), (5, 3, 2), (3, 2, 3), (2, 2, 2)]
     both = [(3, 2, 3, 3, 1, 1), (2, 3, 2, 3, 1, 1), (2, 2, 3, 3, 2, 2), (2, 1, 2, 3, 1, 2), (2, 2, 1, 1, 1, 0)]
