@@ -25,11 +25,10 @@ __host__ __device__ constexpr int outputs(int first, int last) {
     return first < last ? OUTPUTS(first) * outputs(first + 1, last) : 1;
 }
 
-// Which block of which channel a thread has: where it begins along each axis, and where its points lie.
+// Which block of which channel a thread has, and where it begins along each axis.
 struct Block {
     unsigned image, group, channel;
     int at[AXES];
-    long long place, apart;
 };
 
 __device__ __forceinline__ Block block_of(const Geometry &g, unsigned thread) {
@@ -38,8 +37,6 @@ __device__ __forceinline__ Block block_of(const Geometry &g, unsigned thread) {
     unsigned rest = (CHANNELS_LAST ? thread / lines : thread) % every;
     b.channel = CHANNELS_LAST ? thread % lines : thread / every % lines;
     b.group = thread / every / lines;
-    b.place = thread; // (points, G, blocks, C), or (points, G, C, blocks)
-    b.apart = g.threads;
 #pragma unroll
     for (int axis = AXES - 1; axis >= 0; --axis) {
         const unsigned blocks = g.blocks[axis], phases = g.dilation[axis], here = rest % (blocks * phases);
@@ -50,23 +47,63 @@ __device__ __forceinline__ Block block_of(const Geometry &g, unsigned thread) {
     return b;
 }
 
-// An axis of a block, from FROM to TO elements, in place: each line of it times a matrix.
+// Whether one of two lists of numbers is the other with every second sign turned: 1, or -1 where it is with the others
+// turned, and 0 where it is neither. Points a and -a have such lists, whose products are made but once.
+template <int LENGTH, class List>
+__device__ __forceinline__ int mirrored(List one, List other) {
+    bool second = true, first = true;
+#pragma unroll
+    for (int k = 0; k < LENGTH; ++k) {
+        const double image = k % 2 ? -one(k) : one(k);
+        second &= other(k) == image;
+        first &= other(k) == -image;
+    }
+    return second - first;
+}
+
+// An axis of a block, from FROM to TO elements, in place: each line of it times a matrix. Its points are in order, the
+// last at infinity, so that a and -a are equally far from the ends of the others.
 template <int OUTER, int FROM, int TO, int INNER, class Matrix>
 __device__ __forceinline__ void transform(T *data, Matrix matrix) {
+    const auto row = [=](int j) { return [=](int k) { return matrix(j, k); }; };
+    const auto column = [=](int k) { return [=](int j) { return matrix(j, k); }; };
 #pragma unroll
     for (int outer = 0; outer < OUTER; ++outer)
 #pragma unroll
         for (int inner = 0; inner < INNER; ++inner) {
-            T line[FROM];
+            T line[2][FROM]; // what even rows of the matrix are multiplied by, and odd ones
+            bool met[FROM] = {}, made[TO] = {};
 #pragma unroll
-            for (int k = 0; k < FROM; ++k) line[k] = data[(outer * FROM + k) * INNER + inner];
+            for (int k = 0; k < FROM; ++k) line[0][k] = line[1][k] = data[(outer * FROM + k) * INNER + inner];
+#pragma unroll
+            for (int k = 0; k < (FROM - 1) / 2; ++k) {
+                const int other = FROM - 2 - k, sign = mirrored<TO>(column(k), column(other));
+                if (sign) {
+                    const T image = T(sign) * line[0][other];
+                    line[1][k] = line[0][k] - image;
+                    line[0][k] += image;
+                    met[other] = true;
+                }
+            }
 #pragma unroll
             for (int j = 0; j < TO; ++j) {
-                T sum = 0;
+                if (made[j]) continue;
+                T sums[2] = {}; // of even and of odd elements
+                bool begun[2] = {};
 #pragma unroll
                 for (int k = 0; k < FROM; ++k)
-                    if (matrix(j, k) != 0) sum += T(matrix(j, k)) * line[k];
-                data[(outer * TO + j) * INNER + inner] = sum;
+                    if (!met[k] && matrix(j, k) != 0) {
+                        const T term = line[j % 2][k] * T(matrix(j, k));
+                        sums[k % 2] = begun[k % 2] ? sums[k % 2] + term : term; // to add to zero is work as well
+                        begun[k % 2] = true;
+                    }
+                const bool both = begun[0] && begun[1];
+                data[(outer * TO + j) * INNER + inner] = both ? sums[0] + sums[1] : sums[begun[1]];
+                const int other = TO - 2 - j, sign = other > j && both ? mirrored<FROM>(row(j), row(other)) : 0;
+                if (sign) {
+                    data[(outer * TO + other) * INNER + inner] = sign > 0 ? sums[0] - sums[1] : sums[1] - sums[0];
+                    made[other] = true;
+                }
             }
         }
 }
@@ -89,19 +126,38 @@ __device__ __forceinline__ void from_points(T *data) {
     }
 }
 
-// Where element `index` of a block lies, whose axes are so long, and whether it is in the image at all.
-template <class Lengths>
-__device__ __forceinline__ bool find(const Geometry &g, const Block &b, int index, Lengths lengths, long long &offset) {
-    bool inside = true;
-    offset = b.image * g.image_step + b.group * g.group_step + b.channel * g.channel_step;
+// Goes through a block, whose axes are so long: where each of its elements lies, and whether it is in the image at all.
+// No position is multiplied: from one element to the next it is a step along the axis that goes on.
+template <int NUMBER, class Element, class Lengths, class Visit>
+__device__ __forceinline__ void visit(const Geometry &g, const Block &b, Element *first, Lengths lengths, Visit see) {
+    Element *line[AXES]; // where the line along each axis has come to
+    long long step[AXES];
+    first += b.image * g.image_step + b.group * g.group_step + b.channel * g.channel_step;
 #pragma unroll
-    for (int axis = AXES - 1; axis >= 0; --axis) {
-        const int here = b.at[axis] + index % lengths(axis) * (int)g.dilation[axis];
-        index /= lengths(axis);
-        inside &= (unsigned)here < (unsigned)g.length[axis];
-        offset += here * g.space[axis];
+    for (int axis = 0; axis < AXES; ++axis) {
+        first += b.at[axis] * g.space[axis];
+        step[axis] = g.dilation[axis] * g.space[axis];
     }
-    return inside;
+#pragma unroll
+    for (int axis = 0; axis < AXES; ++axis) line[axis] = first;
+#pragma unroll
+    for (int i = 0; i < NUMBER; ++i) {
+        bool inside = true, moved = i == 0;
+        int rest = i;
+#pragma unroll
+        for (int axis = AXES - 1; axis >= 0; --axis) {
+            const int index = rest % lengths(axis);
+            rest /= lengths(axis);
+            inside &= (unsigned)(b.at[axis] + index * (int)g.dilation[axis]) < (unsigned)g.length[axis];
+            if (!moved && index) { // the axes within begin anew
+                line[axis] += step[axis];
+#pragma unroll
+                for (int within = axis + 1; within < AXES; ++within) line[within] = line[axis];
+                moved = true;
+            }
+        }
+        see(i, line[AXES - 1], inside);
+    }
 }
 
 // x   the images, (N, G, C, *size) by the steps of `g`, without the zeros around them
@@ -111,15 +167,12 @@ extern "C" __global__ void image_to_points(const X *__restrict__ x, T *__restric
     if (thread >= g.threads) return;
     const Block b = block_of(g, thread);
     T data[inputs(0, AXES)];
-#pragma unroll
-    for (int i = 0; i < inputs(0, AXES); ++i) {
-        long long offset;
-        const bool inside = find(g, b, i, [](int axis) { return INPUTS(axis); }, offset);
-        data[i] = inside ? T(x[offset]) : T(0);
-    }
+    visit<inputs(0, AXES)>(g, b, x, [](int axis) { return INPUTS(axis); },
+        [&](int i, const X *pixel, bool inside) { data[i] = inside ? T(*pixel) : T(0); });
     to_points<0>(data);
+    points += thread;
 #pragma unroll
-    for (int i = 0; i < inputs(0, AXES); ++i) points[b.place + i * b.apart] = data[i];
+    for (int i = 0; i < inputs(0, AXES); ++i, points += g.threads) *points = data[i];
 }
 
 // products   (points, G, blocks, K), or (points, G, K, blocks)
@@ -129,12 +182,10 @@ extern "C" __global__ void products_to_result(const T *__restrict__ products, Y 
     if (thread >= g.threads) return;
     const Block b = block_of(g, thread);
     T data[inputs(0, AXES)];
+    products += thread;
 #pragma unroll
-    for (int i = 0; i < inputs(0, AXES); ++i) data[i] = products[b.place + i * b.apart];
+    for (int i = 0; i < inputs(0, AXES); ++i, products += g.threads) data[i] = *products;
     from_points<0>(data);
-#pragma unroll
-    for (int i = 0; i < outputs(0, AXES); ++i) {
-        long long offset;
-        if (find(g, b, i, [](int axis) { return OUTPUTS(axis); }, offset)) y[offset] = Y(data[i]);
-    }
+    visit<outputs(0, AXES)>(g, b, y, [](int axis) { return OUTPUTS(axis); },
+        [&](int i, Y *output, bool inside) { if (inside) *output = Y(data[i]); });
 }
