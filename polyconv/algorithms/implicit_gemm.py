@@ -11,7 +11,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..arrays import Array, address, constant, device, grid, new
+from ..arrays import Array, constant, device, grid, new
 from ..cuda import kernels
 from ..problem import ConvProblem
 from ..rounding import direct
@@ -26,7 +26,6 @@ _DEPTH = 8  # products between two synchronisations
 _MOST_GROUPS = 65535  # of the second axis of a grid
 _OUTSIDE = 2**30  # pixels from a window's corner: past the end of every image
 _MULTIPROCESSORS = 128  # about as many as a large GPU has; with fewer blocks, smaller ones are made
-_WIDEST = 16  # bytes fetched or stored at once
 
 
 class _Block(NamedTuple):
@@ -99,8 +98,8 @@ def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, cha
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
     (x, x_steps), y_steps, block = kernels.near(x), kernels.steps(y), _block(p)
-    fetched = _together(x, x_steps, min(_WIDEST // x.itemsize, block.rows * _DEPTH // block.threads))
-    stored = _together(y, y_steps, min(_WIDEST // p.itemsize, block.wide))
+    fetched = kernels.together(x, x_steps, 2, min(kernels.WIDEST // x.itemsize, block.rows * _DEPTH // block.threads))
+    stored = kernels.together(y, y_steps, 2, min(kernels.WIDEST // p.itemsize, block.wide))
     constants = (
         *kernels.types(x, p, y),
         ("AXES", p.ndim),
@@ -117,16 +116,6 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -
     run = kernels.kernel("implicit_gemm", "implicit_gemm", constants, xp)
     geometry = _geometry(p, kernel.w.shape[1], x_steps, y_steps)
     run((_blocks(p, block), p.groups), (block.threads,), (x, kernel.w, kernel.taps, y, geometry))
-
-
-def _together(a: Array, apart: tuple[int, ...], number: int) -> int:
-    """How many channels of ``(N, G, C, *size)`` can be moved at once: a ``number`` of them, or one.
-
-    They must be neighbours, and lie at a multiple of so many, wherever they begin.
-    """
-    others = (step for axis, (step, length) in enumerate(zip(apart, a.shape, strict=True)) if axis != 2 and length > 1)
-    off = a.shape[2] % number or address(a) % (number * a.itemsize) or any(step % number for step in others)
-    return 1 if off or apart[2] != 1 else number
 
 
 @lru_cache(maxsize=64)

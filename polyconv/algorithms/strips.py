@@ -7,11 +7,12 @@ image are never read, and either layout is read and written in place.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..arrays import Array, device, new
+from ..arrays import Array, contiguous, device, new
 from ..cuda import kernels
 from ..problem import ConvProblem
 from ..rounding import direct
@@ -23,78 +24,106 @@ if TYPE_CHECKING:
 __all__ = ["STRIPS"]
 
 _MOST_TAPS = 64  # of one axis, unrolled
+_MOST_FILTERS = 64  # bytes of their weights of one tap
 _THREADS = 128  # of a block
-_BUSY = 2**15  # threads that keep a large GPU busy; where there are fewer, the rest of it has nothing to do
-_LOAD = 4  # multiply-adds that could be done in the time of a load
+_BUSY = 2**15  # threads that keep a large GPU busy; fewer make less each, or leave the rest of it with nothing to do
+_LOAD = 4  # multiply-adds that could be done while a pixel is found and loaded, or a piece of weights, or stored
+_GROUP, _FILTER = 1, 2  # axes of arrays
+_ROW, _THREAD = 12, 150  # and while a row of pixels is found, or a thread's part of the result
 
 
 class _Strip(NamedTuple):
-    """Along which axis strips lie, their outputs and filters, and whether neighbouring threads have other groups."""
+    """What a thread makes: outputs along an axis, of filters of neighbouring groups.
+
+    ``groups_fastest`` says whether neighbouring threads have other groups, and ``weights`` how many lie together of
+    one tap and one group: of its filters, filled up to numbers that are loaded at once.
+    """
 
     along: int
     outputs: int
     filters: int
+    groups: int
     groups_fastest: bool
+    weights: int
+
+    def sets(self, p: ConvProblem) -> int:
+        """Threads that share the filters of a group."""
+        return -(-p.filters // self.filters)
+
+    def threads(self, p: ConvProblem) -> int:
+        """Threads of a problem."""
+        strips = p.positions // p.output_size[self.along] * -(-p.output_size[self.along] // self.outputs)
+        return p.batch * p.groups // self.groups * self.sets(p) * strips
 
 
 def _strip(p: ConvProblem) -> _Strip:
-    """The strip for a problem; what follows from the kernel alone does not depend on batch, size and padding."""
+    """The strip for a problem; filters and weights, and hence the order of the kernel, follow from the kernel alone."""
+    widest = kernels.WIDEST // p.itemsize
     fastest = p.channels_last and p.groups > 1
     # Neighbouring threads read neighbours in memory, so strips lie along another axis than those.
     along = p.ndim - 1 if fastest else max(p.ndim - 2, 0)
-    filters = next(n for n in (1, 2, 4, 8, 16) if n >= min(p.filters, 16))
-    longest = 8 if p.kernel[along] > 8 and filters < 8 else 4
-    return _Strip(along, max(n for n in (1, 2, 4, 8) if n <= min(longest, p.output_size[along])), filters, fastest)
+    filters = -(-p.filters // -(-p.filters // (_MOST_FILTERS // p.itemsize)))  # all sets about alike
+    piece = min(widest, 2 ** (filters - 1).bit_length())
+    groups = math.gcd(p.groups, widest) if fastest and p.channels == p.filters == 1 else 1
+    longest = 8 if filters < 8 and (p.kernel[along] > 8 or (filters <= widest and not fastest)) else 4
+    if p.output_elements // (filters * groups * longest) < _BUSY:
+        groups, longest = 1, 4
+    outputs = max(n for n in (1, 2, 4, 8) if n <= min(longest, p.output_size[along]))
+    return _Strip(along, outputs, filters, groups, fastest, -(-filters // piece) * piece)
 
 
-def _sets(p: ConvProblem, strip: _Strip) -> int:
-    return -(-p.filters // strip.filters)
-
-
-def _threads(p: ConvProblem, strip: _Strip) -> int:
-    strips = p.positions // p.output_size[strip.along] * -(-p.output_size[strip.along] // strip.outputs)
-    return p.batch * p.groups * _sets(p, strip) * strips
+def _filled(w: Array, axis: int, length: int, xp: ModuleType) -> Array:
+    """``w`` with zeros behind it along an axis, where it is shorter."""
+    if w.shape[axis] == length:
+        return w
+    filled = xp.zeros((*w.shape[:axis], length, *w.shape[axis + 1 :]), dtype=w.dtype, device=device(w))
+    filled[(*(slice(None),) * axis, slice(w.shape[axis]))] = w
+    return filled
 
 
 def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Array:
-    """A kernel ``(G, K, C, *kernel)`` in the order of the loops, with zeros for filters that fill up the last set."""
+    """A kernel ``(G, K, C, *kernel)`` in the order of the loops, with zeros for filters that fill up a set."""
     strip = _strip(p)
-    sets = _sets(p, strip)
-    filled = xp.zeros((p.groups, sets * strip.filters, *w.shape[2:]), dtype=w.dtype, device=device(w))
-    filled[:, : p.filters] = w
-    filled = xp.reshape(filled, (p.groups, sets, strip.filters, *w.shape[2:]))
+    sets = strip.sets(p)
+    w = _filled(w, 1, sets * strip.filters, xp)
+    w = _filled(xp.reshape(w, (p.groups, sets, strip.filters, *w.shape[2:])), 2, strip.weights, xp)
     others = (axis + 4 for axis in range(p.ndim) if axis != strip.along)
-    order = (1, 3, *others, strip.along + 4, 2)
-    order = (*order, 0) if strip.groups_fastest else (0, *order)
-    return xp.reshape(xp.permute_dims(filled, order), (-1,))
+    order = (1, 3, *others, strip.along + 4)
+    order = (*order, 0, 2) if strip.groups_fastest else (0, *order, 2)
+    return contiguous(xp.permute_dims(w, order))
 
 
 def _write(x: Array, kernel: Array, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
-    strip, (x, x_steps) = _strip(p), kernels.near(x)
+    strip, (x, x_steps), y_steps = _strip(p), kernels.near(x), kernels.steps(y)
+    if any(kernels.together(a, steps, _GROUP, strip.groups) == 1 for a, steps in ((x, x_steps), (y, y_steps))):
+        strip = strip._replace(groups=1)
     constants = (
         *kernels.types(x, p, y),
         ("AXES", p.ndim),
         ("ALONG", strip.along),
-        ("TAPS", p.kernel[strip.along]),
+        ("KERNEL", p.kernel),
         ("STRIDE", p.stride[strip.along]),
         ("DILATION", p.dilation[strip.along]),
         ("STRIP", strip.outputs),
         ("FILTERS", strip.filters),
         ("GROUPS_FASTEST", strip.groups_fastest),
+        ("VECTOR", strip.groups),
+        ("WEIGHTS", max(strip.groups, strip.weights)),
+        ("STORE", kernels.together(y, y_steps, _FILTER, math.gcd(strip.filters, kernels.WIDEST // p.itemsize))),
     )
     run = kernels.kernel("direct", "direct", constants, xp)
-    geometry = _geometry(p, x_steps, kernels.steps(y))
-    run((-(-_threads(p, strip) // _THREADS),), (_THREADS,), (x, kernel, y, geometry))
+    threads = strip.threads(p)
+    run((-(-threads // _THREADS),), (_THREADS,), (x, kernel, y, _geometry(p, threads, x_steps, y_steps)))
 
 
 @lru_cache(maxsize=64)
-def _geometry(p: ConvProblem, x_steps: tuple[int, ...], y_steps: tuple[int, ...]) -> Any:
+def _geometry(p: ConvProblem, threads: int, x_steps: tuple[int, ...], y_steps: tuple[int, ...]) -> Any:
     """The kernel's ``Geometry``."""
     lows = [low for low, _ in p.padding]
     return kernels.by_value(
-        _threads(p, _strip(p)), p.groups, p.filters, p.channels, *x_steps, *y_steps,
-        *p.size, *p.output_size, *p.kernel, *p.stride, *p.dilation, *lows,
+        threads, p.groups, p.filters, p.channels, *x_steps, *y_steps,
+        *p.size, *p.output_size, *p.stride, *p.dilation, *lows,
     )  # fmt: skip
 
 
@@ -107,14 +136,14 @@ def _run(x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array
 
 def _cost(p: ConvProblem) -> Cost:
     strip = _strip(p)
-    taps = p.kernel[strip.along]
-    span = (strip.outputs - 1) * p.stride[strip.along] + (taps - 1) * p.dilation[strip.along] + 1
-    weights = taps * strip.filters
-    each = strip.outputs * weights + _LOAD * (min(span, strip.outputs * taps) + weights)
+    taps, outputs, pieces = p.kernel[strip.along], strip.outputs, -(-strip.weights * p.itemsize // kernels.WIDEST)
+    span = (outputs - 1) * p.stride[strip.along] + (taps - 1) * p.dilation[strip.along] + 1
+    row = taps * outputs * strip.filters * strip.groups + _LOAD * (min(span, outputs * taps) + taps * pieces) + _ROW
+    each = p.channels * (p.taps // taps) * row + _LOAD * outputs * pieces + _THREAD
     return Cost(
         other_flops=2 * p.macs,
-        loop_slots=max(_threads(p, strip), _BUSY) * p.channels * p.taps // taps * each,
-        traffic=(p.image_elements * _sets(p, strip) + p.output_elements) * p.itemsize,
+        loop_slots=max(strip.threads(p), _BUSY) * each,
+        traffic=(p.image_elements * strip.sets(p) + p.output_elements) * p.itemsize,
         runs=0,
         calls=1,
         workspace=0,
@@ -124,8 +153,10 @@ def _cost(p: ConvProblem) -> Cost:
 
 def _prepare_cost(p: ConvProblem) -> Cost:
     strip = _strip(p)
-    kept = p.groups * _sets(p, strip) * strip.filters * p.channels * p.taps * p.itemsize
-    return Cost(traffic=4 * kept, runs=0, calls=4, workspace=2 * kept, kept=kept)
+    fills = (strip.sets(p) * strip.filters > p.filters) + (strip.weights > strip.filters)
+    kept = p.groups * strip.sets(p) * strip.weights * p.channels * p.taps * p.itemsize
+    workspace = kept * (1 + fills)
+    return Cost(traffic=2 * workspace, runs=0, calls=2 + 2 * fills, workspace=workspace, kept=kept)
 
 
 def _reject(p: ConvProblem, target: Target) -> str | None:

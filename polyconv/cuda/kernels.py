@@ -14,13 +14,26 @@ from importlib.resources import files
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import Array, by_value, contiguous, steps
+from ..arrays import Array, address, by_value, contiguous, steps
 from ..problem import ConvProblem
 
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["LONGEST", "TYPES", "by_value", "casts", "kernel", "near", "reject", "source", "steps", "types"]
+__all__ = [
+    "LONGEST",
+    "TYPES",
+    "WIDEST",
+    "by_value",
+    "casts",
+    "kernel",
+    "near",
+    "reject",
+    "source",
+    "steps",
+    "together",
+    "types",
+]
 
 _SIGNS = {"": "signed", "u": "unsigned"}
 _INTEGERS = {8: "char", 16: "short", 32: "int", 64: "long long"}
@@ -37,6 +50,9 @@ TYPES = {
 
 LONGEST = 2**31
 """What kernels count outputs, pixels of an image and threads up to."""
+
+WIDEST = 16
+"""Bytes that a thread moves at once."""
 
 Constant = int | bool | str | tuple[Any, ...]
 
@@ -105,6 +121,17 @@ def near(x: Array) -> tuple[Array, tuple[int, ...]]:
         return x, apart
     x = contiguous(x)
     return x, steps(x)
+
+
+def together(a: Array, apart: tuple[int, ...], axis: int, number: int) -> int:
+    """How many elements along an axis of ``(N, G, C, *size)`` can be moved at once: a ``number`` of them, or one.
+
+    They must be neighbours, and lie at a multiple of so many, wherever they begin.
+    """
+    lengths = zip(apart, a.shape, strict=True)
+    others = (step for other, (step, length) in enumerate(lengths) if other != axis and length > 1)
+    off = a.shape[axis] % number or address(a) % (number * a.itemsize) or any(step % number for step in others)
+    return 1 if off or apart[axis] != 1 else number
 
 
 def reject(p: ConvProblem, target: Target, name: str) -> str | None:
