@@ -7,6 +7,7 @@ from shares of its peak that are guesses still.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -65,7 +66,7 @@ _ACCELERATOR = Rates(
     fft={"float32": 2e12, "float64": 1e12, "complex64": 2e12, "complex128": 1e12},
     traffic=2e12,
     runs=1e12,
-    fresh=1e12,
+    fresh=math.inf,  # their libraries keep what was freed, however large
     crowded=1.0,
     far=1.0,
     tile=2**30,
@@ -102,7 +103,7 @@ def _rates(gpu: arrays.Accelerator) -> Rates:
             "complex128": 0.75 * double_macs * tensor / 4,
         },
         other_macs=0.05 * single_macs,
-        loops={"float32": 0.6 * single_macs, "float64": 0.6 * double_macs},
+        loops={"float32": 0.75 * single_macs, "float64": 0.75 * double_macs},
         other_loops=0.06 * single_macs,
         # Transforms are passes over memory, of some twenty operations for each number that goes there and back.
         fft={dtype: 20 * traffic / (4 * size) for dtype, size in _SIZES.items()},
@@ -192,6 +193,8 @@ class Target:
         far = cost.workspace - cost.kept > 2 * rates.tile and not cost.loop_slots
         moved = cost.traffic / (rates.traffic * (rates.far if far else 1))
         memory = moved + cost.runs / rates.runs + max(cost.workspace - _KEPT, 0) / rates.fresh
-        crowded = 1.0 if alone else rates.crowded
-        work, calls = products + loops + transforms + memory / crowded, cost.calls * self.call_seconds
-        return max(work, calls) if self.accelerator else work + calls  # an accelerator works while it is called
+        memory /= 1.0 if alone else rates.crowded
+        calls = cost.calls * self.call_seconds
+        if self.accelerator:  # some of its threads wait for memory while others work, and all work while it is called
+            return max(products + transforms + max(loops, memory), calls)
+        return products + transforms + loops + memory + calls

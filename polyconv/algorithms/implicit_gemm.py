@@ -7,6 +7,7 @@ and reads and writes any layout in place.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,7 @@ __all__ = ["IMPLICIT_GEMM"]
 _DEPTH = 8  # products between two synchronisations
 _MOST_GROUPS = 65535  # of the second axis of a grid
 _OUTSIDE = 2**30  # pixels from a window's corner: past the end of every image
+_FETCH, _SLAB, _ROW, _THREAD = 16, 16, 45, 150  # instructions for a fetch, and beside all for a slab, a row, a thread
 _MULTIPROCESSORS = 128  # about as many as a large GPU has; with fewer blocks, smaller ones are made
 
 
@@ -41,6 +43,11 @@ class _Block(NamedTuple):
     def threads(self) -> int:
         return self.rows // self.tall * (self.columns // self.wide)
 
+    @property
+    def each(self) -> int:
+        """Pixels of a slab that each thread fetches."""
+        return self.rows * _DEPTH // self.threads
+
 
 def _block(p: ConvProblem) -> _Block:
     """The block for a problem: as wide as it has filters, and less tall where there would be too few."""
@@ -50,8 +57,10 @@ def _block(p: ConvProblem) -> _Block:
         most, less = _Block(128, 128, 8, 8, 2), _Block(64, 128, 8, 8, 3)
     elif p.filters > 32:
         most, less = _Block(128, 64, 8, 4, 2), _Block(64, 64, 8, 4, 4)
-    else:
+    elif p.filters > 16:
         most, less = _Block(128, 32, 8, 4, 4), _Block(64, 32, 4, 4, 5)
+    else:
+        most, less = _Block(128, 16, 4, 4, 6), _Block(64, 16, 4, 4, 8)
     return most if _blocks(p, most) * p.groups >= _MULTIPROCESSORS else less
 
 
@@ -98,7 +107,7 @@ def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, cha
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
     (x, x_steps), y_steps, block = kernels.near(x), kernels.steps(y), _block(p)
-    fetched = kernels.together(x, x_steps, 2, min(kernels.WIDEST // x.itemsize, block.rows * _DEPTH // block.threads))
+    fetched = kernels.together(x, x_steps, 2, min(kernels.WIDEST // x.itemsize, block.each))
     stored = kernels.together(y, y_steps, 2, min(kernels.WIDEST // p.itemsize, block.wide))
     constants = (
         *kernels.types(x, p, y),
@@ -136,11 +145,19 @@ def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Arra
 
 def _cost(p: ConvProblem) -> Cost:
     block, (depth, columns) = _block(p), _filled(p)
+    widest = kernels.WIDEST // p.itemsize
+    together = math.gcd(p.channels, widest, block.each) if p.channels_last else 1
+    stored = math.gcd(p.filters, widest) if p.channels_last else 1
+    weights = -(-block.columns * _DEPTH // block.threads // widest)
+    slab = _FETCH * block.each // together + block.each + 3 * weights + _SLAB
+    slab += _DEPTH * (block.tall + block.wide) // widest
+    others = depth // _DEPTH * slab + block.tall * (_ROW + 4 * block.wide // stored) + _THREAD
+    each = kernels.slots(p, depth * block.tall * block.wide, others)
     # Where there are fewer blocks than multiprocessors, the others have nothing to do.
-    made = max(p.groups * _blocks(p, block), _MULTIPROCESSORS) * block.rows * block.columns
+    threads = max(p.groups * _blocks(p, block), _MULTIPROCESSORS) * block.threads
     return Cost(
         other_flops=2 * p.macs,
-        loop_slots=made * depth,
+        loop_slots=int(threads * each),
         # Every block of columns reads the image, and every block of rows the kernel, from a cache more often than not.
         traffic=(p.image_elements * columns // block.columns + p.output_elements) * p.itemsize,
         runs=0,

@@ -27,9 +27,10 @@ _MOST_TAPS = 64  # of one axis, unrolled
 _MOST_FILTERS = 64  # bytes of their weights of one tap
 _THREADS = 128  # of a block
 _BUSY = 2**15  # threads that keep a large GPU busy; fewer make less each, or leave the rest of it with nothing to do
-_LOAD = 4  # multiply-adds that could be done while a pixel is found and loaded, or a piece of weights, or stored
 _GROUP, _FILTER = 1, 2  # axes of arrays
-_ROW, _THREAD = 12, 150  # and while a row of pixels is found, or a thread's part of the result
+_MOVE, _ROW, _THREAD = 5, 12, 150  # instructions that find a pack, a row, a thread's outputs
+_WARP, _LINE = 32, 128  # threads that move at once, and bytes of memory that a multiprocessor moves for them in a cycle
+_BEGUN = 4  # instructions that it begins for as many in a cycle
 
 
 class _Strip(NamedTuple):
@@ -134,15 +135,33 @@ def _run(x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array
     return y
 
 
+def _cycles(step: int, p: ConvProblem) -> int:
+    """Cycles of a move of packs that neighbouring threads have so many elements apart: one for each line of memory."""
+    return min(_WARP, -(-_WARP * step * p.itemsize // _LINE))
+
+
 def _cost(p: ConvProblem) -> Cost:
     strip = _strip(p)
-    taps, outputs, pieces = p.kernel[strip.along], strip.outputs, -(-strip.weights * p.itemsize // kernels.WIDEST)
-    span = (outputs - 1) * p.stride[strip.along] + (taps - 1) * p.dilation[strip.along] + 1
-    row = taps * outputs * strip.filters * strip.groups + _LOAD * (min(span, outputs * taps) + taps * pieces) + _ROW
-    each = p.channels * (p.taps // taps) * row + _LOAD * outputs * pieces + _THREAD
+    taps, outputs = p.kernel[strip.along], strip.outputs
+    pieces = -(-strip.weights * p.itemsize // kernels.WIDEST)
+    stored = strip.filters if not p.channels_last else pieces
+    span = min((outputs - 1) * p.stride[strip.along] + (taps - 1) * p.dilation[strip.along] + 1, outputs * taps)
+    # How far apart neighbouring threads have their pixels, weights and outputs.
+    if strip.groups_fastest:
+        steps = strip.groups * p.channels, strip.groups * strip.weights, strip.groups * p.filters
+    else:
+        inner = (p.groups * p.channels, p.groups * p.filters) if p.channels_last else (1, 1)
+        ahead = outputs if strip.along == p.ndim - 1 else 1
+        steps = inner[0] * p.stride[-1] * ahead, 0, inner[1] * ahead
+    pixel, weight, output = (max(1, _cycles(step, p)) for step in steps)
+    rows = p.channels * (p.taps // taps)
+    products = rows * taps * outputs * strip.filters * strip.groups
+    others = rows * (_MOVE * (span + taps * pieces) + _ROW) + _MOVE * outputs * stored + _THREAD
+    moved = rows * (span * pixel + taps * pieces * weight) + outputs * stored * output
+    each = max(kernels.slots(p, products, others), kernels.slots(p, 0, _BEGUN * moved))
     return Cost(
         other_flops=2 * p.macs,
-        loop_slots=max(strip.threads(p), _BUSY) * each,
+        loop_slots=int(max(strip.threads(p), _BUSY) * each),
         traffic=(p.image_elements * strip.sets(p) + p.output_elements) * p.itemsize,
         runs=0,
         calls=1,

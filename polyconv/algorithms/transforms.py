@@ -27,6 +27,8 @@ __all__ = ["CUDA"]
 
 _MOST_POINTS = 64  # of a block: as many as a thread has registers for
 _BLOCK = 128  # threads of a block
+_SHARE = 0.6  # of products that are left where points a and -a have theirs in common
+_PIXEL, _POINT, _OUTPUT, _THREAD = 4, 4, 7, 120  # instructions for each of them, and for what a thread begins with
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -117,14 +119,16 @@ def _cost(settings: Settings, p: ConvProblem) -> Cost:
     each, every = _points(p, m), _every(p, m) * p.groups
     inputs = [step + r - 1 for step, r in zip(m, p.kernel, strict=True)]
     lines = [math.prod(m[:axis]) * math.prod(inputs[axis + 1 :]) for axis in range(p.ndim)]
-    turned = sum(each * n for n in inputs) * p.channels
-    turned += sum(line * n * step for line, n, step in zip(lines, inputs, m, strict=True)) * p.filters
+    there = _SHARE * sum(each * n for n in inputs)
+    back = _SHARE * sum(line * n * step for line, n, step in zip(lines, inputs, m, strict=True))
+    slots = p.channels * kernels.slots(p, there, (_PIXEL + _POINT) * each + _THREAD)
+    slots += p.filters * kernels.slots(p, back, _POINT * each + _OUTPUT * math.prod(m) + _THREAD)
     image, products = every * each * p.channels, every * each * p.filters
     return with_error(
         Cost(
             matmul_macs=image * p.filters,
-            loop_slots=every * turned,
-            other_flops=2 * every * turned,
+            loop_slots=int(every * slots),
+            other_flops=int(2 * every * (there * p.channels + back * p.filters)),
             # What blocks share of the image is read from a cache.
             traffic=(p.image_elements + 2 * image + 2 * products + p.output_elements) * p.itemsize,
             runs=0,
