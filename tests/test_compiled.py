@@ -26,7 +26,7 @@ from numba import njit, typeof
 from strategies import Case, cases
 
 import polyconv as pc
-from polyconv import arrays, kernel_gradient, planning, pool
+from polyconv import arrays, execution, kernel_gradient, planning, pool, tiling
 from polyconv.algorithms import direct, fused, sliding
 from polyconv.compiled import codelets, resting
 from polyconv.compiled.codelets import Matrices, transform
@@ -211,6 +211,78 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
         at = (arrays.address(a), 7, down, row, tap, a_lines, arrays.address(b), 3, b_down, b_tap, b_lines)
         tuples = ((0,) * length for length in lengths)
         run_slide(a[0], *tuples, *wide, *at, arrays.address(y), 5, y_down, y_row, some, begin, end, taps)
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -> None:
+    """Blocks inside and across every edge and corner, and far outside; what lies there in memory is not to be seen."""
+    rng = np.random.default_rng(0)
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    height, width, before, rows = 6, lanes + 5, 700, 3
+    for step, places, some in product((0, 1, 2), (-9, -2, -1, 0, 1, 3, 5, 9), (lanes, 3)):
+        plane, b = numbers(rng, (height, width), dtype), numbers(rng, 200, dtype)
+        a = np.full(before + plane.size + 700, 77, dtype)
+        a[before : before + plane.size] = plane.ravel()
+        row = step * width if step else 3 * width
+        for taps, column in product((1, 2, 3), (-lanes - 4, -3, 0, 4, 6, width - 1)):
+            moves, b_lines = np.asarray([5, 0, 2]), np.asarray([11, 29, 3])
+            expected = np.zeros(400, dtype)
+            around = np.pad(plane, ((30, 30), (5 * lanes, 5 * lanes)))
+            for m, line, tap in product(range(rows), (1, 2), range(taps)):
+                seen = around[30 + places + m * row // width + tap, 5 * lanes + column + moves[line] :][:some]
+                expected[20 + m * 60 : 20 + m * 60 + some] += seen * b[7 + b_lines[line] + 31 * tap]
+            y = np.zeros(400, dtype)
+            inside = places >= 0 and places + (rows - 1) * row // width + taps <= height
+            edge = not (inside and column >= 0 and column + 2 + lanes <= width)
+            at = (arrays.address(a), before + places * width + column, 0, row, width, moves)
+            weights = (arrays.address(b), 7, 0, 31, b_lines)
+            frame = (moves, column, width, places * width, plane.size, edge)
+            tuples = ((0,) * length for length in (1, rows, 1, 2, 0, step))
+            run_slide(
+                a[0], *tuples, (0,), (), *at, *weights, arrays.address(y), 20, 0, 60, some, 1, 3, taps, (), *frame
+            )
+            np.testing.assert_array_equal(y, expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    data=st.data(),
+    dtype=st.sampled_from(["float32", "float64", "int32"]),
+    images=st.integers(1, 3),
+    planes=st.integers(1, 3),
+)
+def test_margins_of_planes_are_masked(
+    size: list[int], data: st.DataObject, dtype: str, images: int, planes: int
+) -> None:
+    """However wide they are; nothing beside the image is seen, and no copy with zeros around it is made."""
+    ndim = len(size)
+    each = {
+        "kernel": st.integers(1, 5), "stride": st.integers(1, 4), "dilation": st.integers(1, 3),
+        "padding": st.tuples(st.integers(0, 50), st.integers(0, 7)),
+    }  # fmt: skip
+    kernel, stride, dilation, padding = (
+        data.draw(st.lists(of, min_size=ndim, max_size=ndim), label=name) for name, of in each.items()
+    )
+    for axis in range(ndim):  # there has to be an output
+        low, high = padding[axis]
+        padding[axis] = (low, high + max(0, (kernel[axis] - 1) * dilation[axis] + 1 - size[axis] - low - high))
+    rng = np.random.default_rng(0)
+    room = np.full((images, planes, *(length + 2 for length in size)), 99, dtype)
+    x = room[(..., *(slice(1, -1),) * ndim)]
+    x[...] = numbers(rng, x.shape, dtype)
+    w = numbers(rng, (planes, 1, *kernel), dtype)
+    keywords: dict[str, Any] = {"groups": planes, "stride": stride, "dilation": dilation, "padding": padding}
+    expected = pc.conv(x, w, algorithm="einsum", **keywords)
+    for workers in (1, 2):
+        plan = pc.plan(x, w, algorithm=direct.LOOPS, workers=workers, **keywords)
+        copied = AssertionError("a copy with zeros around it was made")
+        with (
+            mock.patch.object(execution, "pad", side_effect=copied),
+            mock.patch.object(tiling, "pad", side_effect=copied),
+        ):
+            y = plan(x, w)
         np.testing.assert_array_equal(y, expected)
 
 

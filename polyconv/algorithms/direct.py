@@ -131,8 +131,8 @@ def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
 
 
 def _absorbs(p: ConvProblem) -> bool:
-    """Edges are convolved for themselves, with the taps that meet the image, where they are few enough."""
-    return p.channels_last and not p.groups == p.channels == p.filters == 1 and few(p)
+    """Edges of planes are masked; others are convolved for themselves, with the taps that meet the image, where few."""
+    return (over(p) == "lines" and sliding.holds(p) == "positions") or (p.channels_last and few(p))
 
 
 def _evenly(number: int, most: int, workers: int) -> int:

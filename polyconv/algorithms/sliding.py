@@ -36,6 +36,8 @@ _INNER = {"channels": 1, "positions": -1, "filters": None}  # the axis along whi
 _HIGH = 4  # lines of outputs in a block, at most: processors fetch ahead from few lines at a time
 _SEEN = 45  # vectors that such a block sees, at most: a power of two apart, no more have room in the nearest cache
 _TALLEST = 25  # outputs that are held at a time and see numbers, which need no register each for their address
+_ALIAS = 4096  # lines of planes that lie whole such bytes apart have but a few places of the nearest cache in common
+_ALIKE = 8  # outputs that see no more lines than that
 _BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 
 
@@ -77,6 +79,16 @@ def _step(p: ConvProblem) -> int:
     return _apart(p, _along(p))
 
 
+def _runs(p: ConvProblem) -> Sequence[Sequence[Run]]:
+    """The runs of every axis; of the two of a plane, all outputs are one, since its margins are masked."""
+    found = runs(p)
+    if holds(p) != "positions":
+        return found
+    whole = zip(p.output_size, p.kernel, p.padding, strict=True)
+    planes = [(Run(0, outputs, 0, taps, -low),) for outputs, taps, (low, _) in whole]
+    return (*found[:-2], *planes[-2:])
+
+
 class _Axis(NamedTuple):
     """Of an axis that kernels slide along: outputs that see all taps, these taps, and the windows' distance in taps."""
 
@@ -89,7 +101,7 @@ def _axis(p: ConvProblem, axis: int) -> _Axis:
     """The same; one output and one tap where there is none."""
     if axis < 0:
         return _Axis(1, 1, 0)
-    return _Axis(max((run.outputs for run in runs(p)[axis]), default=1), p.kernel[axis], _apart(p, axis))
+    return _Axis(max((run.outputs for run in _runs(p)[axis]), default=1), p.kernel[axis], _apart(p, axis))
 
 
 def _seen(outputs: int, axis: _Axis, several: int | None = None) -> int:
@@ -98,10 +110,10 @@ def _seen(outputs: int, axis: _Axis, several: int | None = None) -> int:
     return min(axis.step, taps) * (outputs - 1) + taps if axis.step else outputs * taps
 
 
-def _blocks(down: _Axis, along: _Axis, kind: str, registers: int) -> Iterator[Block]:
+def _blocks(down: _Axis, along: _Axis, kind: str, registers: int, longest: int) -> Iterator[Block]:
     """Those whose sums registers hold, beside the taps that are met at a time and what is on its way."""
     for several in range(1, (min(along.taps, _SEVERAL) if along.step else 1) + 1):
-        most = min(registers - several - 2, _TALLEST if kind == "filters" else TALL)
+        most = min(registers - several - 2, longest)
         yield from (Block(1, rows, several) for rows in range(1, min(along.outputs, most) + 1))
     if down.step:
         most = registers - down.taps * along.taps - 5
@@ -110,9 +122,16 @@ def _blocks(down: _Axis, along: _Axis, kind: str, registers: int) -> Iterator[Bl
                 yield Block(high, rows, along.taps)
 
 
+def _width(p: ConvProblem) -> int:
+    """Columns of a plane, of each phase."""
+    return -(-p.size[-1] // p.stride[-1])
+
+
 @lru_cache
-def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int) -> tuple[Block, float]:
+def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int, longest: int) -> tuple[Block, float]:
     """The best block for all outputs of both axes, and the cycles of a vector of each, for ``lines`` of taps.
+
+    It has ``longest`` outputs at most, unless it is of several lines.
 
     In a cycle a processor multiplies two vectors and loads two numbers or vectors, or one vector that lies across lines
     of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
@@ -133,7 +152,7 @@ def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int) -> 
         products = number * lines / tall * (some * met(block.several) + others * met(1))
         return products, products + number * (lines / tall * far * lower * block.rows * along.step + _BEGIN)
 
-    best = min(_blocks(down, along, kind, registers), key=lambda block: cycles(block)[1])
+    best = min(_blocks(down, along, kind, registers, longest), key=lambda block: cycles(block)[1])
     return best, cycles(best)[0]
 
 
@@ -141,7 +160,9 @@ def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int) -> 
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     kind, down, along = holds(p), _axis(p, _down(p)), _axis(p, _along(p))
-    found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, registers)
+    alike = kind == "positions" and _width(p) * p.stride[-1] * p.itemsize % _ALIAS == 0
+    longest = _ALIKE if alike else _TALLEST if kind == "filters" else TALL
+    found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, registers, longest)
     extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
     vectors = -(-extent // lanes) * (1 if kind == "channels" else p.groups)
     places = p.positions / (down.outputs * along.outputs * (p.output_size[-1] if kind == "positions" else 1))
@@ -173,18 +194,34 @@ class _Tables(NamedTuple):
     stretch: int
     images: tuple[int, int]
     planes: tuple[int, int, int, int]
+    columns: Array | None
+    frame: tuple[int, int]
 
 
-def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Where every vector of a place lies in image, result and kernel, and how many lanes it has."""
+def _columns(p: ConvProblem) -> list[tuple[int, int]]:
+    """For each tap of the last axis, how many columns to the right the first output sees, and of which phase.
+
+    Phases past the end of an image are not there; whoever sees one is beyond all columns.
+    """
+    low, _ = p.padding[-1]
+    apart = (divmod(tap * p.dilation[-1] - low, p.stride[-1]) for tap in range(p.kernel[-1]))
+    return [(column, phase) if phase < p.size[-1] else (_width(p), 0) for column, phase in apart]
+
+
+def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int, int]]:
+    """Where every vector of a place lies in image, result and kernel, how many lanes it has, and if it sees an edge."""
     if holds(p) == "positions":
-        return [(i, i, 0, min(lanes, p.output_size[-1] - i)) for i in range(0, p.output_size[-1], lanes)]
+        columns, all_columns = [column for column, _ in _columns(p)], _width(p)
+        return [
+            (i, i, 0, min(lanes, p.output_size[-1] - i), i + min(columns) < 0 or i + max(columns) + lanes > all_columns)
+            for i in range(0, p.output_size[-1], lanes)
+        ]
     panel = p.taps * p.channels * width
     if holds(p) == "channels":
-        return [(i, i, i // width * panel + i % width, min(lanes, p.groups - i)) for i in range(0, p.groups, lanes)]
+        return [(i, i, i // width * panel + i % width, min(lanes, p.groups - i), 0) for i in range(0, p.groups, lanes)]
     group = -(-p.filters // width) * panel
     return [
-        (g * x_group, g * y_group + k, g * group + k // width * panel + k % width, min(lanes, p.filters - k))
+        (g * x_group, g * y_group + k, g * group + k // width * panel + k % width, min(lanes, p.filters - k), 0)
         for g, k in product(range(p.groups), range(0, p.filters, lanes))
     ]
 
@@ -210,7 +247,7 @@ class _Place(NamedTuple):
 
 def _places(p: ConvProblem, axis: int, high: int) -> Iterator[list[_Place]]:
     """Those that see the same taps of an axis, of each run in turn: in blocks that are ``high``, or one by one."""
-    for run in runs(p)[axis]:
+    for run in _runs(p)[axis]:
         if axis == _down(p) and 1 < high <= run.outputs and run.taps == p.kernel[axis]:
             # The last block lies over the one before.
             yield [_Place(run, min(i, run.outputs - high), True) for i in range(0, run.outputs, high)]
@@ -223,7 +260,7 @@ def units(p: ConvProblem, registers: int, lanes: int) -> int:
     """How many units the loops have: runs of outputs at all places, in all images."""
     axis, kind = _along(p), holds(p)
     high, rows, _ = block(p, registers, lanes)[0]
-    pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in runs(p)[axis]) if axis >= 0 else 1
+    pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in _runs(p)[axis]) if axis >= 0 else 1
     others = [a for a in range(p.ndim) if a != axis and (kind != "positions" or a < p.ndim - 1)]
     places = math.prod(sum(map(len, _places(p, a, high))) for a in others)
     panels = {"channels": -(-p.groups // lanes), "filters": p.groups * -(-p.filters // lanes)}
@@ -247,10 +284,9 @@ def _tables(
         """Where the pixels of a run's taps lie, from its first on; of those that a block meets, that of the first."""
         if place.block:
             return (0,)
-        if len(x_space) == p.ndim or a < p.ndim - 1:
-            return every(place.run.taps, p.dilation[a] * x_space[a])
-        apart = (divmod(tap * p.dilation[a], p.stride[a]) for tap in range(p.kernel[a]))  # unzipped
-        return tuple(n + phase * x_space[a] for n, phase in apart)
+        if planes and a == p.ndim - 1:
+            return tuple(column + phase * x_space[a] for column, phase in _columns(p))
+        return every(place.run.taps, p.dilation[a] * x_space[a])
 
     def w_taps(a: int, place: _Place) -> Sequence[int]:
         """Where those taps lie in the kernel."""
@@ -259,12 +295,16 @@ def _tables(
 
     x_lines: list[Array] = []
     w_lines: list[Array] = []
+    columns: list[Array] = []
     outer: list[tuple[int, ...]] = []
     for some in product(*(_places(p, a, block.high) for a in others)):
         begin = sum(lines.shape[0] for lines in x_lines)
         alike = [(a, places[0]) for a, places in zip(others, some, strict=True)]
         x_lines.append(offsets((*(taps(a, place) for a, place in alike), channels[0]), xp))
         w_lines.append(offsets((*(w_taps(a, place) for a, place in alike), channels[1]), xp))
+        if planes:
+            before = ((0,) * place.run.taps for _, place in alike[:-1])
+            columns.append(offsets((*before, tuple(column for column, _ in _columns(p))), xp))
         # Vectors run along the last axis of a plane by themselves.
         counted = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
         for at in product(*(places for _, places in counted)):
@@ -272,7 +312,7 @@ def _tables(
             x = sum((run.start + i * p.stride[a]) * x_space[a] for a, run, i in those)
             y = sum((run.first + i) * y_space[a] for a, run, i in those)
             outer.append((x, y, begin, begin + x_lines[-1].shape[0], any(place.block for place in at)))
-    here = runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
+    here = _runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
     x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
     ahead = p.stride[axis] if axis >= 0 else 0
     x_down, w_down, y_down = (x_space[down], w_space[down], y_space[down]) if down >= 0 else (0, 0, 0)
@@ -298,6 +338,8 @@ def _tables(
         _stretch(p),
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
+        xp.concat(columns) if planes else None,
+        (_width(p), p.size[axis] * x_row if axis >= 0 else 1) if planes else (0, 0),
     )
 
 

@@ -69,18 +69,23 @@ def over_filters(workers, units, *args):
 def _run(
     element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
     w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, begin, end, outputs, taps, panels, first_panel, last_panel,
+    columns, width, line_of, extent,
 ):  # fmt: skip
     """A run of ``outputs``, in blocks of as many as ``rows`` has; by themselves, if they are fewer."""
     for p in range(0, outputs, len(rows)):
         first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
+        above = line_of + first * x_row
+        outside = above < 0 or above + (len(rows) - 1) * x_row + (taps - 1) * x_tap >= extent
         for panel in range(first_panel, last_panel):
             x_place = x_base + first * x_row + panels[panel, 0]
             y_place = y_base + first * y_row + panels[panel, 1]
+            edge = outside or panels[panel, 4] > 0
             if outputs >= len(rows):
                 slide(
                     element, high, rows, tall, several, down, step, wide_x, wide_w, x, x_place, x_down, x_row, x_tap, x_lines,
                     w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place, y_down, y_row,
                     panels[panel, 3], begin, end, taps, past,
+                    columns, panels[panel, 0], width, above, extent, edge,
                 )  # fmt: skip
                 continue
             for m in range(outputs):
@@ -89,13 +94,14 @@ def _run(
                     x, x_place + m * x_row, x_down, x_row, x_tap, x_lines,
                     w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place + m * y_row, y_down, y_row,
                     panels[panel, 3], begin, end, taps, past,
+                    columns, panels[panel, 0], width, above + m * x_row, extent, 1,
                 )  # fmt: skip
 
 
 @shared
 def _over_lines(
     member, begin, end, element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, w, y, x_lines, w_lines,
-    x_down, x_row, x_tap, w_down, w_tap, y_down, y_row, outer, along, panels, stretch, images, planes,
+    x_down, x_row, x_tap, w_down, w_tap, y_down, y_row, outer, along, panels, stretch, images, planes, columns, frame,
 ):  # fmt: skip
     """Kernels that slide along an axis, or two: ``rows`` neighbouring outputs, of ``high`` lines, by a vector.
 
@@ -103,12 +109,15 @@ def _over_lines(
     lines of taps, which begin at ``x_lines`` and ``w_lines``, and whether it has as many lines of outputs as ``high``
     has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs that see
     the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``,
-    and how many those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``, and
-    how many lanes it has; ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and
-    how far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. A unit is a run.
+    and how many those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``,
+    how many lanes it has, and whether it sees what lies beside a plane; ``stretch`` of them are taken through an image
+    at a time. ``planes`` is how many there are, and how far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in
+    ``x`` and ``y``. Of planes, ``columns`` says where each line of taps begins, and ``frame`` how many columns and, of
+    all lines, elements there are; of others, ``columns`` is None. A unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
+    width, extent = frame
     for unit in range(begin, end):
         rest, run = divmod(unit, along.shape[0])
         rest, place = divmod(rest, outer.shape[0])
@@ -125,13 +134,13 @@ def _over_lines(
             _run(
                 element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
                 w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, outer[place, 2], outer[place, 3],
-                along[run, 2], along[run, 4], panels, first, last,
+                along[run, 2], along[run, 4], panels, first, last, columns, width, along[run, 0], extent,
             )  # fmt: skip
         else:
             _run(
                 element, (0,), rows, (0,), several, (), step, wide_x, wide_w, past, x, x_base, 0, x_row, x_tap, x_lines,
                 w, w_base, 0, w_tap, w_lines, y, y_base, 0, y_row, outer[place, 2], outer[place, 3],
-                along[run, 2], along[run, 4], panels, first, last,
+                along[run, 2], along[run, 4], panels, first, last, columns, width, along[run, 0], extent,
             )  # fmt: skip
 
 

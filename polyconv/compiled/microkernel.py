@@ -208,6 +208,7 @@ def sweep(
 def slide(
     context, element, high, rows, tall, several, down, step, wide_a, wide_b, a, a_base, a_down, a_row, a_tap, a_lines,
     b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes, begin, end, taps, past=(),
+    columns=None, column=None, width=None, line_of=None, extent=None, edge=None,
 ):  # fmt: skip
     """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of neighbouring outputs.
 
@@ -223,6 +224,11 @@ def slide(
     ``wide_a`` or ``wide_b`` has entries. So many taps as ``several`` has are met at a time. If the window of the next
     output of a row begins some taps further on, ``step`` has as many: what is loaded for one then serves all that see
     it, along both axes. If not, ``step`` is empty. ``past`` is as in :func:`multiply`.
+
+    Where ``a`` is a plane with zeros around it that are not stored, ``columns`` says how far right of its first lane's
+    column, ``column``, that of a line's pixels is, ``width`` how many columns there are, and ``line_of`` where the
+    block's first pixels have their line of the plane, which has ``extent`` elements. With an ``edge`` that is not
+    zero, what lies outside is not read, but taken for zeros; else there has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -235,6 +241,12 @@ def slide(
         )
         a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (14, 19))
         outputs, beyond = [*product(range(high), range(rows))], bool(len(signature.args[28]))
+        framed = isinstance(signature.args[29], types.Array)
+        if framed:
+            columns = context.make_array(signature.args[29])(context, builder, args[29]).data
+            column, width, line_of, extent, edge = (
+                context.cast(builder, args[i], signature.args[i], types.int64) for i in range(30, 35)
+            )
 
         def at(first: Any, *moves: tuple[int, Any]) -> Any:
             for number, distance in moves:
@@ -244,13 +256,21 @@ def slide(
         def load(data: Any, place: Any, wide: int, mask: Any) -> Any:
             return v.load(data, place, mask) if wide else v.splat(builder.load(builder.gep(data, [place])))
 
+        nothing = cgutils.alloca_once_value(builder, v.zero)
+        nothing = builder.bitcast(nothing, v.type.element.as_pointer())
+
         def block(mask: Any) -> None:
+            apart = framed and mask is not None
             sums = {output: cgutils.alloca_once(builder, v.type) for output in outputs}
             for place in sums.values():
                 builder.store(v.zero, place)
             with v.each(begin, end) as line:
                 a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [line])))
                 b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [line])))
+                inside = mask
+                if apart:
+                    here = builder.add(column, builder.load(builder.gep(columns, [line])))
+                    inside = builder.and_(v.first(builder.sub(width, here)), v.rest(builder.neg(here)))
 
                 def meet(tap: Any, number: int) -> None:
                     """As many as ``number`` taps of each row, from ``tap`` on."""
@@ -265,7 +285,15 @@ def slide(
                     for (k, m), (u, t) in product(outputs, kernel):
                         seen.setdefault((k * down + u, *_seen(m, t, step)), []).append(((k, m), (u, t)))
                     for (row, along, ahead), met in sorted(seen.items()):
-                        pixels = load(a, at(a_start, (row, a_down), (along, a_row), (ahead, a_tap)), wide_a, mask)
+                        place = at(a_start, (row, a_down), (along, a_row), (ahead, a_tap))
+                        if apart:
+                            line_there = at(
+                                builder.add(line_of, builder.mul(tap, a_tap)), (along, a_row), (ahead, a_tap)
+                            )
+                            there = builder.icmp_unsigned("<", line_there, extent)
+                            pixels = v.load(builder.select(there, builder.gep(a, [place]), nothing), INDEX(0), inside)
+                        else:
+                            pixels = load(a, place, wide_a, mask)
                         added = [
                             v.multiply_add(pixels, kernel[which], builder.load(sums[output])) for output, which in met
                         ]
@@ -282,6 +310,8 @@ def slide(
                 v.store(builder.load(place), y, at(y_base, (k, y_down), (m, y_row)), mask, past=beyond)
 
         full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
+        if framed:
+            full = builder.and_(full, builder.icmp_signed("==", edge, INDEX(0)))
         with builder.if_else(full, likely=True) as (then, otherwise):
             with then:
                 block(None)
@@ -292,6 +322,7 @@ def slide(
     operands = (
         a, a_base, a_down, a_row, a_tap, a_lines, b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes,
         begin, end, taps, past if isinstance(past, types.BaseTuple) else types.Tuple(()),
+        *(given if isinstance(given, types.Type) else types.none for given in (columns, column, width, line_of, extent, edge)),
     )  # fmt: skip
     return types.void(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands), build
 

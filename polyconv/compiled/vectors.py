@@ -117,6 +117,10 @@ class Vectors:
         wide = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
 
+    def rest(self, number: Any) -> Any:
+        """The mask of all lanes but the first, ``number`` of them."""
+        return self.builder.not_(self.first(number))
+
     def load(self, data: Any, offset: Any, mask: Any) -> Any:
         """The vector that begins ``offset`` elements from a pointer; zeros where a ``mask`` has none."""
         place = self._place(data, offset)
