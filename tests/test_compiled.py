@@ -32,6 +32,7 @@ from polyconv.compiled import codelets, resting
 from polyconv.compiled.codelets import Matrices, transform
 from polyconv.compiled.microkernel import VECTOR_BYTES, copy, multiply, slide
 from polyconv.execution import road
+from polyconv.padding import pad
 from polyconv.planning import make_plan
 from polyconv.tiling import Tile
 
@@ -215,6 +216,31 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_micro_kernel_takes_what_is_beside_a_row_for_zeros(dtype: str) -> None:
+    """Vectors inside a row and across either end, and far outside; what lies there in memory is not to be seen."""
+    rng = np.random.default_rng(0)
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    columns, width, weights = np.asarray([9, -3, 0, 4, -1, 8]), 2 * lanes + 3, numbers(rng, 60, dtype)
+    rows, taps = 3, np.asarray([0, 1000, 300, 300, 600, 0]) + columns
+    b = np.full(2200, 77, dtype)
+    for begin in (500, 800, 1100):
+        b[begin : begin + width] = numbers(rng, width, dtype)
+    around = np.pad(np.stack([b[500 + 300 * row :][:width] for row in range(3)]), ((0, 0), (99, 99)))
+    for column, number in product((-lanes - 9, -5, 0, 3, 6, lanes, width - 1), (2 * lanes, lanes - 1)):
+        expected, y = np.zeros((2, 400), dtype)
+        for m, tap in product(range(rows), range(2, 5)):
+            seen = around[(taps - columns)[tap] // 300, 99 + column + columns[tap] :][:number]
+            expected[10 + 100 * m :][:number] += weights[5 + 2 * m + 7 * tap] * seen
+        inside = column + columns[2:5].min() >= 0 and column + columns[2:5].max() + 2 * lanes <= width
+        run_multiply(
+            b[0], (0,) * rows, (0, 0), (0,), arrays.address(weights), 5, 2, 7,
+            arrays.address(b), 500 + column, taps, arrays.address(y), 10, 100, 0, rows, number, 2, 5, False, (),
+            None, None, None, None, columns, column, width, not inside,
+        )  # fmt: skip
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -> None:
     """Blocks inside and across every edge and corner, and far outside; what lies there in memory is not to be seen."""
     rng = np.random.default_rng(0)
@@ -251,12 +277,17 @@ def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -
     data=st.data(),
     dtype=st.sampled_from(["float32", "float64", "int32"]),
     images=st.integers(1, 3),
-    planes=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    of_group=st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 5), (2, 17)]),
 )
-def test_margins_of_planes_are_masked(
-    size: list[int], data: st.DataObject, dtype: str, images: int, planes: int
+def test_margins_are_masked_where_space_is_innermost(
+    size: list[int], data: st.DataObject, dtype: str, images: int, groups: int, of_group: tuple[int, int]
 ) -> None:
-    """However wide they are; nothing beside the image is seen, and no copy with zeros around it is made."""
+    """However wide they are; nothing beside the image is seen, and no copy with zeros around it is made.
+
+    But for panels, into which windows are unrolled.
+    """
+    channels, filters = of_group
     ndim = len(size)
     each = {
         "kernel": st.integers(1, 5), "stride": st.integers(1, 4), "dilation": st.integers(1, 3),
@@ -269,15 +300,16 @@ def test_margins_of_planes_are_masked(
         low, high = padding[axis]
         padding[axis] = (low, high + max(0, (kernel[axis] - 1) * dilation[axis] + 1 - size[axis] - low - high))
     rng = np.random.default_rng(0)
-    room = np.full((images, planes, *(length + 2 for length in size)), 99, dtype)
+    room = np.full((images, groups * channels, *(length + 2 for length in size)), 99, dtype)
     x = room[(..., *(slice(1, -1),) * ndim)]
     x[...] = numbers(rng, x.shape, dtype)
-    w = numbers(rng, (planes, 1, *kernel), dtype)
-    keywords: dict[str, Any] = {"groups": planes, "stride": stride, "dilation": dilation, "padding": padding}
+    w = numbers(rng, (groups * filters, channels, *kernel), dtype)
+    keywords: dict[str, Any] = {"groups": groups, "stride": stride, "dilation": dilation, "padding": padding}
     expected = pc.conv(x, w, algorithm="einsum", **keywords)
     for workers in (1, 2):
         plan = pc.plan(x, w, algorithm=direct.LOOPS, workers=workers, **keywords)
-        copied = AssertionError("a copy with zeros around it was made")
+        masked = direct.over(plan.call.problem) != "panels"
+        copied = AssertionError("a copy with zeros around it was made") if masked else pad
         with (
             mock.patch.object(execution, "pad", side_effect=copied),
             mock.patch.object(tiling, "pad", side_effect=copied),
@@ -390,6 +422,21 @@ def test_direct_in_every_order_of_loops(name: str, stride: int, dilation: int) -
     for dtype in ("int64", "float32", "float64"):
         y = pc.conv(x.astype(dtype), w.astype(dtype), algorithm=direct.LOOPS, **keywords)
         np.testing.assert_array_equal(y, expected)  # whole numbers this small are exact in all
+
+
+@pytest.mark.parametrize("first", [8, 50])
+def test_narrow_parts_of_images_have_their_margins_masked(first: int) -> None:
+    """Blocks of a dataset, the one too narrow for vectors and the other not, share a kernel that either prepared."""
+    da = pytest.importorskip("dask.array")
+    x, w = (numbers(np.random.default_rng(0), shape, "float32") for shape in ((2, 3, 20, 58), (5, 3, 3, 3)))
+    blocks = da.from_array(x, chunks=(1, 3, 20, (first, 58 - first)))
+    expected = pc.conv(x, w, algorithm="einsum", padding=1)
+    np.testing.assert_array_equal(pc.conv(blocks, w, algorithm=direct.LOOPS, padding=1).compute(), expected)
+    line, kernel = x[0, :, 0], w[..., 0]
+    plan = pc.plan(line[None], kernel, algorithm=direct.LOOPS, padding=1)
+    laid = road(plan.call, plan.chosen.algorithm, Tile(1, first), 1)
+    found = laid(line[None], *laid.prepare(kernel, None))
+    np.testing.assert_array_equal(found, pc.conv(line[None], kernel, algorithm="einsum", padding=1))
 
 
 def test_long_sums_are_taken_in_parts() -> None:

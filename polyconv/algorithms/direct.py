@@ -12,16 +12,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..arrays import Array, address, aligned, every, memory, new, offsets, outgrows
 from ..problem import ConvProblem
 from ..rounding import direct
-from . import sliding, sums
+from . import edges, sliding, sums
 from .base import Algorithm, Cost
 from .blocking import ENDLESS, REGISTERS, SOME, TALL, VECTOR_BYTES, Block, block
-from .edges import few, parts
 from .interleaved import interleaved
 from .strips import STRIPS
 
@@ -108,7 +108,7 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
         columns, width = sliding.columns(w, p, xp), found.vectors * lanes
     else:
         found, _ = _blocked(p, kind, microkernel.REGISTERS, lanes)
-        order = (0, 2, *range(3, 3 + p.ndim), 1)
+        order = (0, *range(3, 2 + p.ndim), 2, 2 + p.ndim, 1)  # those of a line of the kernel follow each other
         columns, width = xp.reshape(xp.permute_dims(w, order), (p.groups, -1, p.filters)), found.rows
     groups, taps, extent = columns.shape
     packed = aligned((groups, -(-extent // width), taps, width), w.dtype)
@@ -131,8 +131,11 @@ def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
 
 
 def _absorbs(p: ConvProblem) -> bool:
-    """Edges of planes are masked; others are convolved for themselves, with the taps that meet the image, where few."""
-    return (over(p) == "lines" and sliding.holds(p) == "positions") or (p.channels_last and few(p))
+    """Where vectors hold positions, edges are masked; of filters, they see the taps that meet the image, if few.
+
+    Windows are unrolled from an image that has its margins: to find them for each takes longer than to copy it.
+    """
+    return over(p) == "positions" or sliding.holds(p) == "positions" or (p.channels_last and edges.few(p))
 
 
 def _evenly(number: int, most: int, workers: int) -> int:
@@ -183,7 +186,7 @@ def _regions(
     """The regions of a problem with margins, and what of the result sees nothing but those."""
     regions, zeros = [], []
     steps = [math.prod(p.kernel[axis + 1 :]) * p.channels * width for axis in range(p.ndim)]
-    for part in parts(p):
+    for part in edges.parts(p):
         if part.problem is None:
             zeros.append(part.result)
             continue
@@ -194,58 +197,105 @@ def _regions(
         taps = tuple(
             range(some.start * step, some.stop * step, step) for some, step in zip(part.kernel, steps, strict=True)
         )
-        told = _arguments(part.problem, "filters", x_strides, y_strides, width, workers, xp, taps, p.taps)
+        told = _strips(part.problem, x_strides, y_strides, width, workers, xp, taps, p.taps)
         regions.append(_Region(x, y, told))
     return tuple(regions), tuple(zeros)
 
 
-def _arguments(
+def _strips(
     p: ConvProblem,
-    kind: str,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
     width: int,
     workers: int,
     xp: ModuleType,
-    w_taps: tuple[Sequence[int], ...] = (),
-    all_taps: int = 0,
+    w_taps: tuple[Sequence[int], ...],
+    all_taps: int,
 ) -> _Told:
-    """Tables of offsets, lengths and steps, for vectors of a ``kind``, see :func:`over`.
+    """Tables of offsets, lengths and steps, for vectors of filters, see :func:`over`.
 
-    ``w_taps``, for each axis, is where in the kernel, which may have more of them, its taps lie.
+    ``w_taps``, for each axis, is where in the kernel, which has ``all_taps`` of them, its taps lie.
     """
-    first, extent, depth = p.output_size[0], p.output_size[-1], _depth(p)
+    first, depth = p.output_size[0], _depth(p)
+    x_image, x_group, x_channel, *x_space = x_strides
+    y_image, _, _, *y_space = y_strides
+    x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=True)]
+    y_steps = [every(n, s) for n, s in zip(p.output_size, y_space, strict=True)]
+    taps = [every(n, step * s) for n, step, s in zip(p.kernel, p.dilation, x_space, strict=True)]
+    images, rows = _strip(p, workers)
+    if images > 1 or rows == first:
+        x_starts, y_starts = (every(images, x_image), *x_steps), (every(images, y_image), *y_steps)
+        strips = (0, 0, p.batch * p.positions, images * x_image, images * y_image)
+    else:
+        x_starts, y_starts = (x_steps[0][:rows], *x_steps[1:]), (y_steps[0][:rows], *y_steps[1:])
+        strips = (x_image, y_image, p.positions, rows * p.stride[0] * x_space[0], rows * y_space[0])
+    tables = (x_starts, (*taps, every(p.channels, x_channel)), y_starts, (*w_taps, every(p.channels, width)))
+    x_starts, x_taps, y_starts, from_w = (offsets(axes, xp) for axes in tables)
+    panel = all_taps * p.channels * width
+    return _Told(
+        _units(p, "filters", width, workers),
+        (depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups),
+    )
+
+
+def _stretches(met: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Taps, as they lie in a kernel, that some ``(first, number, all)`` of each axis leave: the first, and how many."""
+    found = [(0, 1)]
+    for first, number, every_tap in met:
+        if number == every_tap:  # the whole of every line: they go on where the last one ends
+            found = [(begin * every_tap, some * every_tap) for begin, some in found]
+        else:
+            lines = [begin + i for begin, some in found for i in range(some)]
+            found = [(line * every_tap + first, number) for line in lines]
+    return found or [(0, 0)]
+
+
+@lru_cache(maxsize=64)
+def _rows(
+    p: ConvProblem, kind: str, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, xp: ModuleType
+) -> _Told:
+    """The same for vectors of positions, or for panels of them, ``width`` in all.
+
+    A row of outputs meets the taps that meet the image along the other axes; what lies beside it is masked. Panels are
+    of images without margins.
+    """
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
-    x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=False)]
-    y_steps = [every(n, s) for n, s in zip(p.output_size, y_space, strict=True)]
-    taps: list[Sequence[int]] = [every(n, step * s) for n, step, s in zip(p.kernel, p.dilation, x_space, strict=False)]
-    if len(x_space) > p.ndim:  # unzipped
-        ahead = [divmod(tap * p.dilation[-1], p.stride[-1]) for tap in range(p.kernel[-1])]
-        x_steps[-1], taps[-1] = every(extent, 1), tuple(n + phase * x_space[-2] for n, phase in ahead)
+    columns, phases = edges.columns(p), x_space[p.ndim - 1] if _unzips(p) else 0
+    along = [column + phase * phases for column, phase in columns]
+    others = list(zip(edges.runs(p)[:-1], p.kernel, p.stride, p.dilation, x_space, y_space, strict=False))
 
-    def table(*axes: Sequence[int]) -> Array:
-        return offsets(axes, xp)
+    x_taps, x_columns, stretches, ends = [], [], [], [0]
+    begin = 0
+    for some in product(*(runs for runs, *_ in others)):
+        met = list(zip(some, others, strict=True))
+        apart = [every(run.taps, dilation * step) for run, (_, _, _, dilation, step, _) in met]
+        x_taps.append(offsets((*apart, every(p.channels, x_channel), along), xp))
+        nowhere = [(0,) * run.taps for run in some]
+        x_columns.append(offsets((*nowhere, (0,) * p.channels, [column for column, _ in columns]), xp))
+        inner = p.channels * p.kernel[-1]
+        for first, number in _stretches([(run.tap, run.taps, taps) for run, (_, taps, *_) in met]):
+            stretches.append((begin, begin + number * inner, first * inner))
+            begin += number * inner
+        ends.append(len(stretches))
 
-    units = _units(p, kind, width, workers)
-    if kind == "filters":
-        images, rows = _strip(p, workers)
-        if images > 1 or rows == first:
-            x_starts, y_starts = table(every(images, x_image), *x_steps), table(every(images, y_image), *y_steps)
-            strips = (0, 0, p.batch * p.positions, images * x_image, images * y_image)
-        else:
-            x_starts, y_starts = table(x_steps[0][:rows], *x_steps[1:]), table(y_steps[0][:rows], *y_steps[1:])
-            strips = (x_image, y_image, p.positions, rows * p.stride[0] * x_space[0], rows * y_space[0])
-        x_taps, panel = table(*taps, every(p.channels, x_channel)), all_taps * p.channels * width
-        from_w = table(*w_taps, every(p.channels, width))
-        return _Told(
-            units, (depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups)
-        )
-    x_rows, y_rows, lengths = table(*x_steps[:-1]), table(*y_steps[:-1]), (extent, width, p.groups)
-    x_taps, y_filters = table(every(p.channels, x_channel), *taps), table(every(p.filters, y_filter))
-    if kind == "positions":
-        return _Told(units, (depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters, y_image, y_group, *lengths))
-    return _Told(units, (depth, x_rows, x_taps, x_image, x_group, y_filters, y_image, y_group, *lengths))
+    each = [[(n, run, i) for n, run in enumerate(runs) for i in range(run.outputs)] for runs, *_ in others]
+    axes = list(zip(each, others, strict=True))
+    x = [[(run.start + i * stride) * step for _, run, i in outputs] for outputs, (_, _, stride, _, step, _) in axes]
+    y = [every(len(outputs), step) for outputs, (*_, step) in axes]
+    before = [math.prod(len(runs) for runs, *_ in others[axis + 1 :]) for axis in range(len(others))]
+    which = offsets(
+        tuple([n * number for n, _, _ in outputs] for outputs, number in zip(each, before, strict=True)), xp
+    )
+    first, last = (xp.asarray(places, dtype=xp.int64)[which] for places in (ends[:-1], ends[1:]))
+    lines = xp.stack([offsets(tuple(x), xp), offsets(tuple(y), xp), first, last], axis=1)
+    units, taps, y_filters = _units(p, kind, width, 1), xp.concat(x_taps), offsets((every(p.filters, y_filter),), xp)
+    places, lengths = (x_image, x_group, y_filters, y_image, y_group), (p.output_size[-1], width, p.groups)
+    if kind == "panels":
+        return _Told(units, (_depth(p), lines[:, 0], taps, *places, *lengths))
+    frame = edges.width(p), min(columns)[0], max(columns)[0]
+    tables = lines, xp.asarray(stretches, dtype=xp.int64), taps, xp.concat(x_columns)
+    return _Told(units, (_depth(p), *tables, *places, p.channels * p.taps, *lengths, frame))
 
 
 def _unzips(p: ConvProblem) -> bool:
@@ -268,6 +318,8 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
     if _unzips(p):
         x = _unzip(x, p.stride[-1], xp)
     kind = over(p)
+    if kind == "panels" and any(map(any, p.padding)):
+        kind = "positions"  # of a part, of an image whose margins are masked, that is too narrow to be so by itself
     if kind == "lines":
         sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
         return
@@ -295,11 +347,8 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
         for outputs in zeros:
             y[(..., *outputs)] = 0
     else:
-        units, arguments = _remembered(p, kind, x_strides, y_strides, width, workers, xp)
+        units, arguments = _rows(p, kind, x_strides, y_strides, width, xp)
         loop(workers, units, *code, at, from_w, to, *more, *arguments)
-
-
-_remembered = lru_cache(maxsize=64)(_arguments)
 
 
 def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..problem import ConvProblem
 
-__all__ = ["Part", "Run", "few", "parts", "runs"]
+__all__ = ["Part", "Run", "columns", "few", "parts", "runs", "width"]
 
 _ZEROS, _PARTS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 
@@ -44,6 +44,21 @@ def runs(p: ConvProblem) -> tuple[tuple[Run, ...], ...]:
     """The runs of every spatial axis; one for each that has no margin."""
     lows = [low for low, _ in p.padding]
     return tuple(map(_runs, p.output_size, p.kernel, p.stride, p.dilation, lows, p.size))
+
+
+def width(p: ConvProblem) -> int:
+    """Columns of an image whose strides along the last axis are unzipped, of each phase."""
+    return -(-p.size[-1] // p.stride[-1])
+
+
+def columns(p: ConvProblem) -> list[tuple[int, int]]:
+    """For each tap of the last axis, how many columns to the right the first output sees, and of which phase.
+
+    Phases past the end of an image are not there; whoever sees one is beyond all columns.
+    """
+    low, _ = p.padding[-1]
+    apart = (divmod(tap * p.dilation[-1] - low, p.stride[-1]) for tap in range(p.kernel[-1]))
+    return [(column, phase) if phase < p.size[-1] else (width(p), 0) for column, phase in apart]
 
 
 def few(p: ConvProblem) -> bool:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ..arrays import Array, address, every, memory, offsets, outgrows
 from ..problem import ConvProblem
+from . import edges
 from .blocking import TALL
 from .edges import Run, runs
 
@@ -122,11 +123,6 @@ def _blocks(down: _Axis, along: _Axis, kind: str, registers: int, longest: int) 
                 yield Block(high, rows, along.taps)
 
 
-def _width(p: ConvProblem) -> int:
-    """Columns of a plane, of each phase."""
-    return -(-p.size[-1] // p.stride[-1])
-
-
 @lru_cache
 def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int, longest: int) -> tuple[Block, float]:
     """The best block for all outputs of both axes, and the cycles of a vector of each, for ``lines`` of taps.
@@ -160,7 +156,7 @@ def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int, lon
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     kind, down, along = holds(p), _axis(p, _down(p)), _axis(p, _along(p))
-    alike = kind == "positions" and _width(p) * p.stride[-1] * p.itemsize % _ALIAS == 0
+    alike = kind == "positions" and edges.width(p) * p.stride[-1] * p.itemsize % _ALIAS == 0
     longest = _ALIKE if alike else _TALLEST if kind == "filters" else TALL
     found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, registers, longest)
     extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
@@ -198,20 +194,10 @@ class _Tables(NamedTuple):
     frame: tuple[int, int]
 
 
-def _columns(p: ConvProblem) -> list[tuple[int, int]]:
-    """For each tap of the last axis, how many columns to the right the first output sees, and of which phase.
-
-    Phases past the end of an image are not there; whoever sees one is beyond all columns.
-    """
-    low, _ = p.padding[-1]
-    apart = (divmod(tap * p.dilation[-1] - low, p.stride[-1]) for tap in range(p.kernel[-1]))
-    return [(column, phase) if phase < p.size[-1] else (_width(p), 0) for column, phase in apart]
-
-
 def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int, int]]:
     """Where every vector of a place lies in image, result and kernel, how many lanes it has, and if it sees an edge."""
     if holds(p) == "positions":
-        columns, all_columns = [column for column, _ in _columns(p)], _width(p)
+        columns, all_columns = [column for column, _ in edges.columns(p)], edges.width(p)
         return [
             (i, i, 0, min(lanes, p.output_size[-1] - i), i + min(columns) < 0 or i + max(columns) + lanes > all_columns)
             for i in range(0, p.output_size[-1], lanes)
@@ -285,7 +271,7 @@ def _tables(
         if place.block:
             return (0,)
         if planes and a == p.ndim - 1:
-            return tuple(column + phase * x_space[a] for column, phase in _columns(p))
+            return tuple(column + phase * x_space[a] for column, phase in edges.columns(p))
         return every(place.run.taps, p.dilation[a] * x_space[a])
 
     def w_taps(a: int, place: _Place) -> Sequence[int]:
@@ -304,7 +290,7 @@ def _tables(
         w_lines.append(offsets((*(w_taps(a, place) for a, place in alike), channels[1]), xp))
         if planes:
             before = ((0,) * place.run.taps for _, place in alike[:-1])
-            columns.append(offsets((*before, tuple(column for column, _ in _columns(p))), xp))
+            columns.append(offsets((*before, tuple(column for column, _ in edges.columns(p))), xp))
         # Vectors run along the last axis of a plane by themselves.
         counted = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
         for at in product(*(places for _, places in counted)):
@@ -339,7 +325,7 @@ def _tables(
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
         xp.concat(columns) if planes else None,
-        (_width(p), p.size[axis] * x_row if axis >= 0 else 1) if planes else (0, 0),
+        (edges.width(p), p.size[axis] * x_row if axis >= 0 else 1) if planes else (0, 0),
     )
 
 

@@ -152,29 +152,40 @@ def over_lines(workers, units, *args):
 
 @shared
 def _over_positions(
-    member, begin, end, element, rows, vectors, past, x, w, y, depth, x_rows, x_taps, x_image, x_group, y_rows, y_filters,
-    y_image, y_group, extent, width, groups,
+    member, begin, end, element, rows, vectors, past, x, w, y, depth, lines, stretches, x_taps, columns, x_image, x_group,
+    y_filters, y_image, y_group, taps, extent, width, groups, frame,
 ):  # fmt: skip
     """Vectors of positions that follow each other in the image: a block is some filters by ``width`` positions.
 
-    A unit is a row of them, in a group. ``x_rows`` and ``y_rows`` say where each row of ``extent`` outputs begins,
-    ``y_filters`` where each filter's do; ``w`` is ``(groups, panels of filters, taps, rows of a block)``.
+    A unit is a row of them, in a group. ``lines`` has a row for every row of ``extent`` outputs: where it begins in
+    ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet the image along the other axes:
+    the first and last of a stretch in ``x_taps``, which says where they lie in ``x``, and in ``columns``, in which of
+    its columns those of the first output do, and the first one's number in the kernel. ``frame`` says how many columns
+    there are, and of taps the one furthest to the left and to the right. ``y_filters`` says where each filter's outputs
+    begin; ``w`` is ``(groups, panels of filters, taps, rows of a block)``.
     """
-    filters, taps = y_filters.size, x_taps.size
+    filters = y_filters.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
+    x_width, left, right = frame
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
-        image, row = divmod(place, x_rows.size)
-        x_base = image * x_image + group * x_group + x_rows[row]
-        y_base = image * y_image + group * y_group + y_rows[row]
+        image, row = divmod(place, lines.shape[0])
+        x_base = image * x_image + group * x_group + lines[row, 0]
+        y_base = image * y_image + group * y_group + lines[row, 1]
         for j in range(0, extent, width):
-            for t in range(0, taps, depth):
-                for k in range(0, filters, len(rows)):
-                    multiply(
-                        element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
-                        x, x_base + j, x_taps, y, y_base + j, y_filters,
-                        k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, taps), t > 0, past,
-                    )  # fmt: skip
+            edge = j + left < 0 or j + right + width > x_width
+            for stretch in range(lines[row, 2], lines[row, 3]):
+                first, last = stretches[stretch, 0], stretches[stretch, 1]
+                w_base = group * w_group + (stretches[stretch, 2] - first) * len(rows)
+                for t in range(first, max(last, first + 1), depth):
+                    more = t > first or stretch > lines[row, 2]
+                    for k in range(0, filters, len(rows)):
+                        multiply(
+                            element, rows, vectors, (0,), w, w_base + k * (taps - 1), 1, len(rows),
+                            x, x_base + j, x_taps, y, y_base + j, y_filters,
+                            k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, last), more, past,
+                            None, None, None, None, columns, j, x_width, edge,
+                        )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)

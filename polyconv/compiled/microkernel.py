@@ -28,6 +28,7 @@ __all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "multiply", "slide", "sweep"]
 def multiply(
     context, element, rows, vectors, scalars, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first,
     number, lanes, begin, end, more, past=(), a_soon=None, a_move=None, b_soon=None, b_move=None,
+    columns=None, column=None, width=None, edge=None,
 ):  # fmt: skip
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
@@ -48,6 +49,10 @@ def multiply(
     What later calls read can be fetched meanwhile: from ``a_soon`` on in ``a``, as far on for every tap as ``a_move``,
     if that is not empty, has for its one entry, and the same in ``b``. Processors fetch ahead by themselves, but they
     begin late, and again on every page.
+
+    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``columns`` says how far right of
+    ``column``, that of their first lane, each tap's is, and ``width`` how many columns there are. With an ``edge`` that
+    is not zero, what lies outside is not read, but taken for zeros; else there has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -68,7 +73,10 @@ def multiply(
         a, b, y = map(data, (4, 8, 11))
         a_rows, a_steps, b_steps, y_rows = map(table, (6, 7, 10, 13))
         more = context.cast(builder, args[19], signature.args[19], types.boolean)
-        beyond = bool(len(signature.args[20]))
+        beyond, framed = bool(len(signature.args[20])), isinstance(signature.args[25], types.Array)
+        if framed:
+            columns = table(25)
+            column, width, edge = (context.cast(builder, args[i], signature.args[i], types.int64) for i in (26, 27, 28))
 
         def vectors_of(array: Any, offset: Any, masks: list[Any]) -> list[Any]:
             return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
@@ -92,6 +100,7 @@ def multiply(
         ]
 
         def block(masks: list[Any]) -> None:
+            apart = framed and masks[0] is not None
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
             for place in chain.from_iterable(sums):
                 builder.store(v.zero, place)
@@ -99,7 +108,11 @@ def multiply(
                 a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
                 for array, there, move in streams:
                     v.fetch(array, builder.add(there, builder.mul(builder.sub(tap, begin), move)))
-                right = vectors_of(b, b_start, masks)
+                inside = masks
+                if apart:
+                    here = builder.add(column, columns(tap))
+                    inside = [v.within(ahead(here, i), width) for i in range(len(masks))]
+                right = vectors_of(b, b_start, inside)
                 for row, start in zip(sums, a_start, strict=True):
                     there = builder.add(start, a_step)
                     if len(scalars):
@@ -123,6 +136,8 @@ def multiply(
                         v.store(builder.load(place), y, ahead(start, i), mask, past=beyond)
 
         full = builder.icmp_signed(">=", lanes, INDEX(len(vectors) * v.lanes))
+        if framed:
+            full = builder.and_(full, builder.icmp_signed("==", edge, INDEX(0)))
         with builder.if_else(full, likely=True) as (then, otherwise):
             with then:
                 block([None] * len(vectors))
@@ -133,7 +148,10 @@ def multiply(
     operands = (
         a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more,
         past if isinstance(past, types.BaseTuple) else types.Tuple(()),
-        *(given if isinstance(given, types.Type) else types.none for given in (a_soon, a_move, b_soon, b_move)),
+        *(
+            given if isinstance(given, types.Type) else types.none
+            for given in (a_soon, a_move, b_soon, b_move, columns, column, width, edge)
+        ),
     )  # fmt: skip
     return types.void(element, rows, vectors, scalars, *operands), build
 
@@ -270,7 +288,7 @@ def slide(
                 inside = mask
                 if apart:
                     here = builder.add(column, builder.load(builder.gep(columns, [line])))
-                    inside = builder.and_(v.first(builder.sub(width, here)), v.rest(builder.neg(here)))
+                    inside = v.within(here, width)
 
                 def meet(tap: Any, number: int) -> None:
                     """As many as ``number`` taps of each row, from ``tap`` on."""

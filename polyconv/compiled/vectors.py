@@ -117,9 +117,12 @@ class Vectors:
         wide = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
 
-    def rest(self, number: Any) -> Any:
-        """The mask of all lanes but the first, ``number`` of them."""
-        return self.builder.not_(self.first(number))
+    def within(self, column: Any, width: Any) -> Any:
+        """The mask of the lanes that lie from 0 to ``width - 1``, where the first is at ``column``."""
+        wide = ir.VectorType(INT, self.lanes)
+        column, width = (self.splat(self.builder.trunc(number, INT), wide) for number in (column, width))
+        at = self.builder.add(column, ir.Constant(wide, list(range(self.lanes))))
+        return self.builder.icmp_unsigned("<", at, width)
 
     def load(self, data: Any, offset: Any, mask: Any) -> Any:
         """The vector that begins ``offset`` elements from a pointer; zeros where a ``mask`` has none."""
