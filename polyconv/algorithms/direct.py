@@ -238,15 +238,26 @@ def _strips(
     )
 
 
-def _stretches(met: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """Taps, as they lie in a kernel, that some ``(first, number, all)`` of each axis leave: the first, and how many."""
+class _Other(NamedTuple):
+    """An axis along which vectors do not lie: runs of outputs that see the same taps, and how far apart what is."""
+
+    runs: tuple[edges.Run, ...]
+    taps: int
+    stride: int
+    dilation: int
+    x_step: int
+    y_step: int
+
+
+def _stretches(some: Sequence[edges.Run], others: Sequence[_Other]) -> list[tuple[int, int]]:
+    """The lines of a kernel that a run of each axis sees, as they follow each other there: the first, and how many."""
     found = [(0, 1)]
-    for first, number, every_tap in met:
-        if number == every_tap:  # the whole of every line: they go on where the last one ends
-            found = [(begin * every_tap, some * every_tap) for begin, some in found]
+    for run, axis in zip(some, others, strict=True):
+        if run.taps == axis.taps:  # of all taps, the next line goes on where the last one ends
+            found = [(begin * axis.taps, number * axis.taps) for begin, number in found]
         else:
-            lines = [begin + i for begin, some in found for i in range(some)]
-            found = [(line * every_tap + first, number) for line in lines]
+            lines = [begin + i for begin, number in found for i in range(number)]
+            found = [(line * axis.taps + run.tap, run.taps) for line in lines]
     return found or [(0, 0)]
 
 
@@ -261,38 +272,38 @@ def _rows(
     """
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
-    columns, phases = edges.columns(p), x_space[p.ndim - 1] if _unzips(p) else 0
-    along = [column + phase * phases for column, phase in columns]
-    others = list(zip(edges.runs(p)[:-1], p.kernel, p.stride, p.dilation, x_space, y_space, strict=False))
+    along = zip(edges.runs(p)[:-1], p.kernel, p.stride, p.dilation, x_space, y_space, strict=False)
+    others = [_Other(*axis) for axis in along]
+    columns, phase = edges.columns(p), x_space[p.ndim - 1] if _unzips(p) else 0
+    line = p.channels * p.kernel[-1]  # taps of all channels that follow each other in a kernel
 
     x_taps, x_columns, stretches, ends = [], [], [], [0]
     begin = 0
-    for some in product(*(runs for runs, *_ in others)):
-        met = list(zip(some, others, strict=True))
-        apart = [every(run.taps, dilation * step) for run, (_, _, _, dilation, step, _) in met]
-        x_taps.append(offsets((*apart, every(p.channels, x_channel), along), xp))
+    for some in product(*(axis.runs for axis in others)):
+        there = [every(run.taps, axis.dilation * axis.x_step) for run, axis in zip(some, others, strict=True)]
         nowhere = [(0,) * run.taps for run in some]
-        x_columns.append(offsets((*nowhere, (0,) * p.channels, [column for column, _ in columns]), xp))
-        inner = p.channels * p.kernel[-1]
-        for first, number in _stretches([(run.tap, run.taps, taps) for run, (_, taps, *_) in met]):
-            stretches.append((begin, begin + number * inner, first * inner))
-            begin += number * inner
+        x_taps.append(offsets((*there, every(p.channels, x_channel), [c + n * phase for c, n in columns]), xp))
+        x_columns.append(offsets((*nowhere, (0,) * p.channels, [c for c, _ in columns]), xp))
+        for first, number in _stretches(some, others):
+            stretches.append((begin, begin + number * line, first * line))
+            begin += number * line
         ends.append(len(stretches))
 
-    each = [[(n, run, i) for n, run in enumerate(runs) for i in range(run.outputs)] for runs, *_ in others]
-    axes = list(zip(each, others, strict=True))
-    x = [[(run.start + i * stride) * step for _, run, i in outputs] for outputs, (_, _, stride, _, step, _) in axes]
-    y = [every(len(outputs), step) for outputs, (*_, step) in axes]
-    before = [math.prod(len(runs) for runs, *_ in others[axis + 1 :]) for axis in range(len(others))]
-    which = offsets(
-        tuple([n * number for n, _, _ in outputs] for outputs, number in zip(each, before, strict=True)), xp
-    )
-    first, last = (xp.asarray(places, dtype=xp.int64)[which] for places in (ends[:-1], ends[1:]))
-    lines = xp.stack([offsets(tuple(x), xp), offsets(tuple(y), xp), first, last], axis=1)
+    found: list[tuple[Sequence[int], ...]] = []
+    alike = 1
+    for axis in reversed(others):
+        numbered = [(n, run, i) for n, run in enumerate(axis.runs) for i in range(run.outputs)]
+        x = [(run.start + i * axis.stride) * axis.x_step for _, run, i in numbered]
+        found.insert(0, (x, every(len(numbered), axis.y_step), [n * alike for n, _, _ in numbered]))
+        alike *= len(axis.runs)
+    starts, results, runs = (offsets(tuple(of[which] for of in found), xp) for which in range(3))
+    first_ones, last_ones = (xp.asarray(places, dtype=xp.int64)[runs] for places in (ends[:-1], ends[1:]))
+
     units, taps, y_filters = _units(p, kind, width, 1), xp.concat(x_taps), offsets((every(p.filters, y_filter),), xp)
     places, lengths = (x_image, x_group, y_filters, y_image, y_group), (p.output_size[-1], width, p.groups)
     if kind == "panels":
-        return _Told(units, (_depth(p), lines[:, 0], taps, *places, *lengths))
+        return _Told(units, (_depth(p), starts, taps, *places, *lengths))
+    lines = xp.stack([starts, results, first_ones, last_ones], axis=1)
     frame = edges.width(p), min(columns)[0], max(columns)[0]
     tables = lines, xp.asarray(stretches, dtype=xp.int64), taps, xp.concat(x_columns)
     return _Told(units, (_depth(p), *tables, *places, p.channels * p.taps, *lengths, frame))
