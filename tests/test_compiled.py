@@ -263,7 +263,7 @@ def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -
             edge = not (inside and column >= 0 and column + 2 + lanes <= width)
             at = (arrays.address(a), before + places * width + column, 0, row, width, moves)
             weights = (arrays.address(b), 7, 0, 31, b_lines)
-            frame = (moves, column, width, places * width, plane.size, edge)
+            frame = (moves, column, width, places, row // width, 1, height, edge)
             tuples = ((0,) * length for length in (1, rows, 1, 2, 0, step))
             run_slide(
                 a[0], *tuples, (0,), (), *at, *weights, arrays.address(y), 20, 0, 60, some, 1, 3, taps, (), *frame
@@ -422,6 +422,48 @@ def test_direct_in_every_order_of_loops(name: str, stride: int, dilation: int) -
     for dtype in ("int64", "float32", "float64"):
         y = pc.conv(x.astype(dtype), w.astype(dtype), algorithm=direct.LOOPS, **keywords)
         np.testing.assert_array_equal(y, expected)  # whole numbers this small are exact in all
+
+
+def test_lines_of_a_plane_may_lie_at_one_place() -> None:
+    """Views whose steps are zero: the masks of margins go by which line it is, and not by where it lies."""
+    line = numbers(np.random.default_rng(0), 40, "float32")
+    for shape, taps in (((1, 2, 30, 40), (3, 3)), ((1, 2, 5, 20, 40), (2, 3, 3)), ((1, 2, 1, 40), (1, 3))):
+        for channels, filters in ((1, 2), (2, 3)):
+            x, w = np.broadcast_to(line, shape), np.ones((filters, channels, *taps), "float32")
+            keywords: dict[str, Any] = {"groups": 2 // channels, "padding": 1}
+            expected = pc.conv(x.copy(), w, algorithm="einsum", **keywords)
+            np.testing.assert_array_equal(pc.conv(x, w, algorithm=direct.LOOPS, **keywords), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_parts_that_have_no_pixels(stride: int) -> None:
+    """An image without columns, or rows, but with margins; and tiles that lie in margins altogether."""
+    w = np.ones((2, 1, 3), "float32")
+    for shape in ((2, 2, 40, 0), (2, 2, 0, 40), (2, 2, 0)):
+        x = np.zeros(shape, "float32")
+        kernel = np.ones((2, 1, *(3,) * (x.ndim - 2)), "float32")
+        for filters, groups in ((kernel, 2), (np.repeat(kernel, 2, axis=1), 1)):
+            keywords: dict[str, Any] = {"stride": stride, "padding": 19, "groups": groups}
+            y = pc.conv(x, filters, algorithm=direct.LOOPS, **keywords)
+            np.testing.assert_array_equal(y, pc.conv(x, filters, algorithm="im2col", **keywords))
+            assert y.size
+            assert not y.any()
+    x = numbers(np.random.default_rng(0), (1, 2, 8), "float32")
+    plan = pc.plan(x, w, algorithm=direct.LOOPS, stride=stride, padding=[(300, 300)], groups=2)
+    laid = road(plan.call, plan.chosen.algorithm, Tile(1, 20), 1)
+    expected = pc.conv(x, w, algorithm="einsum", stride=stride, padding=[(300, 300)], groups=2)
+    np.testing.assert_array_equal(laid(x, *laid.prepare(w, None)), expected)
+
+
+def test_tables_of_rows_are_as_long_as_the_kernel() -> None:
+    """However many runs of outputs see other taps than their neighbours: a plan's workspace counts no more."""
+    p = pc.plan(
+        np.ones((1, 16, 16, 16, 20), "float32"), np.ones((4, 16, 11, 11, 11), "float32"), padding=5
+    ).call.problem
+    strides = direct.memory(np.empty((1, 1, 16, 16, 16, 20), "float32"))[1]
+    told = direct._rows(p, "positions", strides, strides, 32, np)
+    tables = [table for table in told.arguments if isinstance(table, np.ndarray)]
+    assert sum(table.nbytes for table in tables) < 3 * 8 * 16 * 11**3 + 100_000
 
 
 @pytest.mark.parametrize("first", [8, 50])

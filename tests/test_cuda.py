@@ -213,6 +213,28 @@ def test_groups_are_moved_together_only_where_they_lie_so(
         y = pc.conv(x, w[..., :groups], layout="NHWC", groups=groups, algorithm="direct")
         np.testing.assert_array_equal(y, by_definition(x, w[..., :groups], layout="NHWC", groups=groups))
         assert [launch.constants["VECTOR"] for launch in launched] == [vector]
+    kernel = room[1 : 1 + 72].reshape(3, 3, 1, 8)  # which begins between two packs of weights
+    for weights in (kernel, w):
+        x = np.ascontiguousarray(wide[..., :8])
+        y = pc.conv(x, weights, layout="NHWC", groups=8, algorithm="direct")
+        np.testing.assert_array_equal(y, by_definition(x, weights, layout="NHWC", groups=8))
+
+
+def test_pixels_that_steps_of_32_bits_reach_from_a_corner_that_they_do_not(launched: list[on_cpu.Launch]) -> None:
+    """A view with two pixels in each of four lines, half a billion elements apart, of which few are ever touched."""
+    step = 2**29 - 64
+    try:
+        room = np.zeros(3 * step + 16, "float32")
+    except MemoryError:
+        pytest.skip("no address space for it")
+    x = np.lib.stride_tricks.as_strided(room, (1, 4, 8, 2), (16 * step, 4 * step, 8, 4))
+    x[...] = whole(1, 4, 8, 2)
+    for groups in (1, 2):
+        w = whole(2, 2 // groups, 3, 3)
+        keywords = {"layout": "NHWC", "kernel_layout": "OIHW", "padding": ((6, 6), (1, 1)), "dilation": (6, 1)}
+        y = pc.conv(x, w, groups=groups, algorithm="direct", **keywords)
+        expected = by_definition(np.ascontiguousarray(x), w, groups=groups, **keywords)
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm"])

@@ -56,6 +56,12 @@ def over(p: ConvProblem) -> str:
     return "positions" if p.output_size[-1] >= 16 and p.filters < _MANY else "panels"
 
 
+def _kind(p: ConvProblem) -> str:
+    """The same for parts of images as well, some too narrow for vectors of positions, whose margins are masked yet."""
+    kind = over(p)
+    return "positions" if kind == "panels" and any(map(any, p.padding)) else kind
+
+
 @lru_cache(maxsize=1024)
 def _slides(p: ConvProblem) -> bool:
     """Whether, of an image with channels innermost, kernels that slide take less time than filters by themselves."""
@@ -123,7 +129,7 @@ def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
     """Every ``step``-th element of the last axis together: ``(..., W)`` -> ``(..., step, W / step, rounded up)``."""
     last = x.shape[-1]
     apart = aligned((*x.shape[:-1], min(step, last), -(-last // step)), x.dtype)
-    apart[..., -1] = 0  # some phases are an element shorter
+    apart[..., -1:] = 0  # some phases are an element shorter
     for phase in range(apart.shape[-2]):
         some = x[..., phase::step]
         apart[..., phase, : some.shape[-1]] = some
@@ -165,7 +171,7 @@ def _units(p: ConvProblem, kind: str, width: int, workers: int) -> int:
 
 
 class _Told(NamedTuple):
-    """What the loops over a problem without margins are told beside the arrays, and how many units they have."""
+    """What the loops are told beside the arrays, and how many units they have."""
 
     units: int
     arguments: tuple[Any, ...]
@@ -212,7 +218,7 @@ def _strips(
     w_taps: tuple[Sequence[int], ...],
     all_taps: int,
 ) -> _Told:
-    """Tables of offsets, lengths and steps, for vectors of filters, see :func:`over`.
+    """Tables of offsets, lengths and steps, for vectors of filters, of a problem without margins; see :func:`over`.
 
     ``w_taps``, for each axis, is where in the kernel, which has ``all_taps`` of them, its taps lie.
     """
@@ -238,26 +244,15 @@ def _strips(
     )
 
 
-class _Other(NamedTuple):
-    """An axis along which vectors do not lie: runs of outputs that see the same taps, and how far apart what is."""
-
-    runs: tuple[edges.Run, ...]
-    taps: int
-    stride: int
-    dilation: int
-    x_step: int
-    y_step: int
-
-
-def _stretches(some: Sequence[edges.Run], others: Sequence[_Other]) -> list[tuple[int, int]]:
-    """The lines of a kernel that a run of each axis sees, as they follow each other there: the first, and how many."""
+def _stretches(some: Sequence[edges.Run], kernel: Sequence[int]) -> list[tuple[int, int]]:
+    """The lines of a kernel that a run of each axis but the last sees, as they follow each other: first and last."""
     found = [(0, 1)]
-    for run, axis in zip(some, others, strict=True):
-        if run.taps == axis.taps:  # of all taps, the next line goes on where the last one ends
-            found = [(begin * axis.taps, number * axis.taps) for begin, number in found]
+    for run, taps in zip(some, kernel, strict=False):
+        if run.taps == taps:  # of all taps, the next line goes on where the last one ends
+            found = [(begin * taps, end * taps) for begin, end in found]
         else:
-            lines = [begin + i for begin, number in found for i in range(number)]
-            found = [(line * axis.taps + run.tap, run.taps) for line in lines]
+            lines = [line for begin, end in found for line in range(begin, end)]
+            found = [(line * taps + run.tap, line * taps + run.tap + run.taps) for line in lines]
     return found or [(0, 0)]
 
 
@@ -265,48 +260,47 @@ def _stretches(some: Sequence[edges.Run], others: Sequence[_Other]) -> list[tupl
 def _rows(
     p: ConvProblem, kind: str, x_strides: tuple[int, ...], y_strides: tuple[int, ...], width: int, xp: ModuleType
 ) -> _Told:
-    """The same for vectors of positions, or for panels of them, ``width`` in all.
+    """Tables of offsets, lengths and steps, for vectors of positions, or for panels of them, ``width`` in all.
 
     A row of outputs meets the taps that meet the image along the other axes; what lies beside it is masked. Panels are
     of images without margins.
     """
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
-    along = zip(edges.runs(p)[:-1], p.kernel, p.stride, p.dilation, x_space, y_space, strict=False)
-    others = [_Other(*axis) for axis in along]
+    others = range(p.ndim - 1)
     columns, phase = edges.columns(p), x_space[p.ndim - 1] if _unzips(p) else 0
-    line = p.channels * p.kernel[-1]  # taps of all channels that follow each other in a kernel
-
-    x_taps, x_columns, stretches, ends = [], [], [], [0]
-    begin = 0
-    for some in product(*(axis.runs for axis in others)):
-        there = [every(run.taps, axis.dilation * axis.x_step) for run, axis in zip(some, others, strict=True)]
-        nowhere = [(0,) * run.taps for run in some]
-        x_taps.append(offsets((*there, every(p.channels, x_channel), [c + n * phase for c, n in columns]), xp))
-        x_columns.append(offsets((*nowhere, (0,) * p.channels, [c for c, _ in columns]), xp))
-        for first, number in _stretches(some, others):
-            stretches.append((begin, begin + number * line, first * line))
-            begin += number * line
-        ends.append(len(stretches))
-
-    found: list[tuple[Sequence[int], ...]] = []
-    alike = 1
-    for axis in reversed(others):
-        numbered = [(n, run, i) for n, run in enumerate(axis.runs) for i in range(run.outputs)]
-        x = [(run.start + i * axis.stride) * axis.x_step for _, run, i in numbered]
-        found.insert(0, (x, every(len(numbered), axis.y_step), [n * alike for n, _, _ in numbered]))
-        alike *= len(axis.runs)
-    starts, results, runs = (offsets(tuple(of[which] for of in found), xp) for which in range(3))
-    first_ones, last_ones = (xp.asarray(places, dtype=xp.int64)[runs] for places in (ends[:-1], ends[1:]))
-
-    units, taps, y_filters = _units(p, kind, width, 1), xp.concat(x_taps), offsets((every(p.filters, y_filter),), xp)
-    places, lengths = (x_image, x_group, y_filters, y_image, y_group), (p.output_size[-1], width, p.groups)
+    channels = every(p.channels, x_channel)
+    taps = [every(p.kernel[axis], p.dilation[axis] * x_space[axis]) for axis in others]
+    x_taps = offsets((*taps, channels, [column + number * phase for column, number in columns]), xp)
+    windows = [[(i * p.stride[a] - p.padding[a][0]) * x_space[a] for i in range(p.output_size[a])] for a in others]
+    x_starts = offsets(tuple(windows), xp)
+    units = _units(p, kind, width, 1)
+    places = x_image, x_group, offsets((every(p.filters, y_filter),), xp), y_image, y_group
+    lengths = p.output_size[-1], width, p.groups
     if kind == "panels":
-        return _Told(units, (_depth(p), starts, taps, *places, *lengths))
-    lines = xp.stack([starts, results, first_ones, last_ones], axis=1)
+        return _Told(units, (_depth(p), x_starts, x_taps, *places, *lengths))
+
+    y_starts = offsets(tuple(every(p.output_size[axis], y_space[axis]) for axis in others), xp)
+    nowhere = [(0,) * p.kernel[axis] for axis in others]
+    x_columns = offsets((*nowhere, (0,) * p.channels, [column for column, _ in columns]), xp)
+    # Rows whose runs are the same along every axis see the same stretches of taps.
+    runs, line = edges.runs(p)[:-1], p.channels * p.kernel[-1]
+    stretches, ends = [], [0]
+    for some in product(*runs):
+        stretches += [(first * line, last * line) for first, last in _stretches(some, p.kernel)]
+        ends.append(len(stretches))
+    alike = [math.prod(map(len, runs[axis + 1 :])) for axis in others]
+    numbers = [[n * alike[a] for n, run in enumerate(runs[a]) for _ in range(run.outputs)] for a in others]
+    which = offsets(tuple(numbers), xp)
+    begin, end = (xp.asarray(some, dtype=xp.int64)[which] for some in (ends[:-1], ends[1:]))
+    tables = (
+        xp.stack([x_starts, y_starts, begin, end], axis=1),
+        xp.asarray(stretches, dtype=xp.int64),
+        x_taps,
+        x_columns,
+    )
     frame = edges.width(p), min(columns)[0], max(columns)[0]
-    tables = lines, xp.asarray(stretches, dtype=xp.int64), taps, xp.concat(x_columns)
-    return _Told(units, (_depth(p), *tables, *places, p.channels * p.taps, *lengths, frame))
+    return _Told(units, (_depth(p), *tables, *places, *lengths, frame))
 
 
 def _unzips(p: ConvProblem) -> bool:
@@ -318,7 +312,7 @@ def _shares(p: ConvProblem, workers: int) -> int:
     """The units of all loops, where nothing is copied first."""
     if _unzips(p):
         return 0
-    kind, lanes = over(p), VECTOR_BYTES // p.itemsize
+    kind, lanes = _kind(p), VECTOR_BYTES // p.itemsize
     if kind == "lines":
         return sliding.units(p, REGISTERS, lanes)
     return _units(p, kind, _blocked(p, kind, REGISTERS, lanes)[0].vectors * lanes, workers)
@@ -328,9 +322,7 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
     if _unzips(p):
         x = _unzip(x, p.stride[-1], xp)
-    kind = over(p)
-    if kind == "panels" and any(map(any, p.padding)):
-        kind = "positions"  # of a part, of an image whose margins are masked, that is too narrow to be so by itself
+    kind = _kind(p)
     if kind == "lines":
         sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
         return
@@ -393,7 +385,7 @@ def _cost(p: ConvProblem) -> Cost:
         tables += 40 * (p.positions // p.output_size[-1])
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
-    copied = 0 if p.channels_last else p.image_elements + p.image_elements // p.size[-1] * p.stride[-1]
+    copied = 0 if p.channels_last else p.image_elements + p.image_elements // max(1, p.size[-1]) * p.stride[-1]
     zipped = copied if _unzips(p) else 0
     return Cost(
         other_flops=2 * p.macs,

@@ -80,7 +80,7 @@ def _step(p: ConvProblem) -> int:
     return _apart(p, _along(p))
 
 
-def _runs(p: ConvProblem) -> Sequence[Sequence[Run]]:
+def _runs_of(p: ConvProblem) -> Sequence[Sequence[Run]]:
     """The runs of every axis; of the two of a plane, all outputs are one, since its margins are masked."""
     found = runs(p)
     if holds(p) != "positions":
@@ -102,7 +102,7 @@ def _axis(p: ConvProblem, axis: int) -> _Axis:
     """The same; one output and one tap where there is none."""
     if axis < 0:
         return _Axis(1, 1, 0)
-    return _Axis(max((run.outputs for run in _runs(p)[axis]), default=1), p.kernel[axis], _apart(p, axis))
+    return _Axis(max((run.outputs for run in _runs_of(p)[axis]), default=1), p.kernel[axis], _apart(p, axis))
 
 
 def _seen(outputs: int, axis: _Axis, several: int | None = None) -> int:
@@ -191,7 +191,7 @@ class _Tables(NamedTuple):
     images: tuple[int, int]
     planes: tuple[int, int, int, int]
     columns: Array | None
-    frame: tuple[int, int]
+    frame: tuple[int, int, int, int]
 
 
 def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int, int]]:
@@ -233,7 +233,7 @@ class _Place(NamedTuple):
 
 def _places(p: ConvProblem, axis: int, high: int) -> Iterator[list[_Place]]:
     """Those that see the same taps of an axis, of each run in turn: in blocks that are ``high``, or one by one."""
-    for run in _runs(p)[axis]:
+    for run in _runs_of(p)[axis]:
         if axis == _down(p) and 1 < high <= run.outputs and run.taps == p.kernel[axis]:
             # The last block lies over the one before.
             yield [_Place(run, min(i, run.outputs - high), True) for i in range(0, run.outputs, high)]
@@ -246,7 +246,7 @@ def units(p: ConvProblem, registers: int, lanes: int) -> int:
     """How many units the loops have: runs of outputs at all places, in all images."""
     axis, kind = _along(p), holds(p)
     high, rows, _ = block(p, registers, lanes)[0]
-    pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in _runs(p)[axis]) if axis >= 0 else 1
+    pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in _runs_of(p)[axis]) if axis >= 0 else 1
     others = [a for a in range(p.ndim) if a != axis and (kind != "positions" or a < p.ndim - 1)]
     places = math.prod(sum(map(len, _places(p, a, high))) for a in others)
     panels = {"channels": -(-p.groups // lanes), "filters": p.groups * -(-p.filters // lanes)}
@@ -298,15 +298,16 @@ def _tables(
             x = sum((run.start + i * p.stride[a]) * x_space[a] for a, run, i in those)
             y = sum((run.first + i) * y_space[a] for a, run, i in those)
             outer.append((x, y, begin, begin + x_lines[-1].shape[0], any(place.block for place in at)))
-    here = _runs(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
+    here = _runs_of(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
     x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
     ahead = p.stride[axis] if axis >= 0 else 0
     x_down, w_down, y_down = (x_space[down], w_space[down], y_space[down]) if down >= 0 else (0, 0, 0)
     panels = _panels(p, x_group, y_group, lanes, width)
+    parts = [(run, begin, end) for run in here for begin, end in _pieces(run.outputs, block.rows)]
     along = [
-        ((run.start + begin * ahead) * x_row, (run.first + begin) * y_row, end - begin, run.tap * w_tap, run.taps)
-        for run in here
-        for begin, end in _pieces(run.outputs, block.rows)
+        (first * x_row, (run.first + begin) * y_row, end - begin, run.tap * w_tap, run.taps, first)
+        for run, begin, end in parts
+        for first in (run.start + begin * ahead,)
     ]
     return _Tables(
         xp.concat(x_lines),
@@ -325,7 +326,7 @@ def _tables(
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
         xp.concat(columns) if planes else None,
-        (edges.width(p), p.size[axis] * x_row if axis >= 0 else 1) if planes else (0, 0),
+        (edges.width(p), p.size[axis], ahead, p.dilation[axis]) if axis >= 0 else (edges.width(p), 1, 0, 0),
     )
 
 
@@ -345,7 +346,7 @@ def _told(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     from ..compiled import loops, microkernel
 
     kind, lanes = holds(p), microkernel.VECTOR_BYTES // p.itemsize
-    # Margins cut lines of outputs in runs, which are all that a block may cover: a kernel that is prepared has none.
+    # Margins, but of planes, cut lines of outputs in runs, which are all that a block may cover: a kernel has none.
     found = block(p, microkernel.REGISTERS, lanes)[0]
     down = _axis(p, _down(p) if found.high > 1 else -1)
     lengths = found.high, found.rows, down.taps, found.several, down.step, _step(p)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..arrays import Array, contiguous, device, new
+from ..arrays import Array, address, contiguous, device, new
 from ..cuda import kernels
 from ..problem import ConvProblem
 from ..rounding import direct
@@ -91,7 +91,8 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Array:
     others = (axis + 4 for axis in range(p.ndim) if axis != strip.along)
     order = (1, 3, *others, strip.along + 4)
     order = (*order, 0, 2) if strip.groups_fastest else (0, *order, 2)
-    return contiguous(xp.permute_dims(w, order))
+    w = contiguous(xp.permute_dims(w, order))
+    return xp.asarray(w, copy=True) if address(w) % kernels.WIDEST else w  # a view, which begins anywhere
 
 
 def _write(x: Array, kernel: Array, p: ConvProblem, xp: ModuleType, y: Array) -> None:

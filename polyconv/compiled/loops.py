@@ -69,13 +69,14 @@ def over_filters(workers, units, *args):
 def _run(
     element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
     w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, begin, end, outputs, taps, panels, first_panel, last_panel,
-    columns, width, line_of, extent,
+    columns, line, frame,
 ):  # fmt: skip
-    """A run of ``outputs``, in blocks of as many as ``rows`` has; by themselves, if they are fewer."""
+    """A run of ``outputs``, in blocks of as many as ``rows`` has; by themselves, if they are fewer, as if at an edge."""
+    width, height, stride, dilation = frame
     for p in range(0, outputs, len(rows)):
         first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
-        above = line_of + first * x_row
-        outside = above < 0 or above + (len(rows) - 1) * x_row + (taps - 1) * x_tap >= extent
+        above = line + first * stride
+        outside = above < 0 or above + (len(rows) - 1) * stride + (taps - 1) * dilation >= height
         for panel in range(first_panel, last_panel):
             x_place = x_base + first * x_row + panels[panel, 0]
             y_place = y_base + first * y_row + panels[panel, 1]
@@ -85,7 +86,7 @@ def _run(
                     element, high, rows, tall, several, down, step, wide_x, wide_w, x, x_place, x_down, x_row, x_tap, x_lines,
                     w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place, y_down, y_row,
                     panels[panel, 3], begin, end, taps, past,
-                    columns, panels[panel, 0], width, above, extent, edge,
+                    columns, panels[panel, 0], width, above, stride, dilation, height, edge,
                 )  # fmt: skip
                 continue
             for m in range(outputs):
@@ -94,7 +95,7 @@ def _run(
                     x, x_place + m * x_row, x_down, x_row, x_tap, x_lines,
                     w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place + m * y_row, y_down, y_row,
                     panels[panel, 3], begin, end, taps, past,
-                    columns, panels[panel, 0], width, above + m * x_row, extent, 1,
+                    columns, panels[panel, 0], width, above + m * stride, stride, dilation, height, 1,
                 )  # fmt: skip
 
 
@@ -109,15 +110,15 @@ def _over_lines(
     lines of taps, which begin at ``x_lines`` and ``w_lines``, and whether it has as many lines of outputs as ``high``
     has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs that see
     the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``,
-    and how many those are. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``,
+    how many those are, and on which line of a plane the first is. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``,
     how many lanes it has, and whether it sees what lies beside a plane; ``stretch`` of them are taken through an image
     at a time. ``planes`` is how many there are, and how far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in
-    ``x`` and ``y``. Of planes, ``columns`` says where each line of taps begins, and ``frame`` how many columns and, of
-    all lines, elements there are; of others, ``columns`` is None. A unit is a run.
+    ``x`` and ``y``. Of planes, ``columns`` says how far right of an output each line of taps is, and ``frame`` how many
+    columns and lines there are, and lines from an output and from a tap to the next; of others, ``columns`` is None. A
+    unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
-    width, extent = frame
     for unit in range(begin, end):
         rest, run = divmod(unit, along.shape[0])
         rest, place = divmod(rest, outer.shape[0])
@@ -134,13 +135,13 @@ def _over_lines(
             _run(
                 element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
                 w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, outer[place, 2], outer[place, 3],
-                along[run, 2], along[run, 4], panels, first, last, columns, width, along[run, 0], extent,
+                along[run, 2], along[run, 4], panels, first, last, columns, along[run, 5], frame,
             )  # fmt: skip
         else:
             _run(
                 element, (0,), rows, (0,), several, (), step, wide_x, wide_w, past, x, x_base, 0, x_row, x_tap, x_lines,
                 w, w_base, 0, w_tap, w_lines, y, y_base, 0, y_row, outer[place, 2], outer[place, 3],
-                along[run, 2], along[run, 4], panels, first, last, columns, width, along[run, 0], extent,
+                along[run, 2], along[run, 4], panels, first, last, columns, along[run, 5], frame,
             )  # fmt: skip
 
 
@@ -153,18 +154,18 @@ def over_lines(workers, units, *args):
 @shared
 def _over_positions(
     member, begin, end, element, rows, vectors, past, x, w, y, depth, lines, stretches, x_taps, columns, x_image, x_group,
-    y_filters, y_image, y_group, taps, extent, width, groups, frame,
+    y_filters, y_image, y_group, extent, width, groups, frame,
 ):  # fmt: skip
     """Vectors of positions that follow each other in the image: a block is some filters by ``width`` positions.
 
     A unit is a row of them, in a group. ``lines`` has a row for every row of ``extent`` outputs: where it begins in
     ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet the image along the other axes:
-    the first and last of a stretch in ``x_taps``, which says where they lie in ``x``, and in ``columns``, in which of
-    its columns those of the first output do, and the first one's number in the kernel. ``frame`` says how many columns
-    there are, and of taps the one furthest to the left and to the right. ``y_filters`` says where each filter's outputs
-    begin; ``w`` is ``(groups, panels of filters, taps, rows of a block)``.
+    of a stretch, its first and its last. ``x_taps`` says where taps lie in ``x``, and ``columns`` in which of its columns
+    those of the first output do, of which ``frame`` says how many there are, and which tap's are furthest to the left and
+    to the right. ``y_filters`` says where each filter's outputs begin; ``w`` is
+    ``(groups, panels of filters, taps, rows of a block)``.
     """
-    filters = y_filters.size
+    filters, taps = y_filters.size, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     x_width, left, right = frame
     for unit in range(begin, end):
@@ -176,12 +177,11 @@ def _over_positions(
             edge = j + left < 0 or j + right + width > x_width
             for stretch in range(lines[row, 2], lines[row, 3]):
                 first, last = stretches[stretch, 0], stretches[stretch, 1]
-                w_base = group * w_group + (stretches[stretch, 2] - first) * len(rows)
                 for t in range(first, max(last, first + 1), depth):
                     more = t > first or stretch > lines[row, 2]
                     for k in range(0, filters, len(rows)):
                         multiply(
-                            element, rows, vectors, (0,), w, w_base + k * (taps - 1), 1, len(rows),
+                            element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
                             x, x_base + j, x_taps, y, y_base + j, y_filters,
                             k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, last), more, past,
                             None, None, None, None, columns, j, x_width, edge,

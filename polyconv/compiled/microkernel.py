@@ -226,7 +226,7 @@ def sweep(
 def slide(
     context, element, high, rows, tall, several, down, step, wide_a, wide_b, a, a_base, a_down, a_row, a_tap, a_lines,
     b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes, begin, end, taps, past=(),
-    columns=None, column=None, width=None, line_of=None, extent=None, edge=None,
+    columns=None, column=None, width=None, line=None, lines_row=None, lines_tap=None, height=None, edge=None,
 ):  # fmt: skip
     """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of neighbouring outputs.
 
@@ -244,9 +244,10 @@ def slide(
     it, along both axes. If not, ``step`` is empty. ``past`` is as in :func:`multiply`.
 
     Where ``a`` is a plane with zeros around it that are not stored, ``columns`` says how far right of its first lane's
-    column, ``column``, that of a line's pixels is, ``width`` how many columns there are, and ``line_of`` where the
-    block's first pixels have their line of the plane, which has ``extent`` elements. With an ``edge`` that is not
-    zero, what lies outside is not read, but taken for zeros; else there has to be nothing such.
+    column, ``column``, that of a line's pixels is, and ``width`` how many columns there are; ``line`` is which of
+    ``height`` lines of the plane the block's first pixels are on, and ``lines_row`` and ``lines_tap`` how many lines on
+    the next output's and the next tap's are. With an ``edge`` that is not zero, what lies outside is not read, but taken
+    for zeros; else there has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -262,8 +263,8 @@ def slide(
         framed = isinstance(signature.args[29], types.Array)
         if framed:
             columns = context.make_array(signature.args[29])(context, builder, args[29]).data
-            column, width, line_of, extent, edge = (
-                context.cast(builder, args[i], signature.args[i], types.int64) for i in range(30, 35)
+            column, width, line, lines_row, lines_tap, height, edge = (
+                context.cast(builder, args[i], signature.args[i], types.int64) for i in range(30, 37)
             )
 
         def at(first: Any, *moves: tuple[int, Any]) -> Any:
@@ -282,21 +283,21 @@ def slide(
             sums = {output: cgutils.alloca_once(builder, v.type) for output in outputs}
             for place in sums.values():
                 builder.store(v.zero, place)
-            with v.each(begin, end) as line:
-                a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [line])))
-                b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [line])))
+            with v.each(begin, end) as number:
+                a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [number])))
+                b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [number])))
                 inside = mask
                 if apart:
-                    here = builder.add(column, builder.load(builder.gep(columns, [line])))
+                    here = builder.add(column, builder.load(builder.gep(columns, [number])))
                     inside = v.within(here, width)
 
-                def meet(tap: Any, number: int) -> None:
-                    """As many as ``number`` taps of each row, from ``tap`` on."""
+                def meet(tap: Any, some: int) -> None:
+                    """As many as ``some`` taps of each row, from ``tap`` on."""
                     a_start = builder.add(a_line, builder.mul(tap, a_tap))
                     b_start = builder.add(b_line, builder.mul(tap, b_tap))
                     kernel = {
                         (u, t): load(b, at(b_start, (u, b_down), (t, b_tap)), wide_b, mask)
-                        for u, t in product(range(tall), range(number))
+                        for u, t in product(range(tall), range(some))
                     }
                     # Who sees what, where windows follow each other: a pixel is met by a tap for every output that sees it.
                     seen: dict[tuple[int, int, int], list[tuple[tuple[int, int], tuple[int, int]]]] = {}
@@ -305,10 +306,10 @@ def slide(
                     for (row, along, ahead), met in sorted(seen.items()):
                         place = at(a_start, (row, a_down), (along, a_row), (ahead, a_tap))
                         if apart:
-                            line_there = at(
-                                builder.add(line_of, builder.mul(tap, a_tap)), (along, a_row), (ahead, a_tap)
+                            first = builder.add(line, builder.mul(tap, lines_tap))
+                            there = builder.icmp_unsigned(
+                                "<", at(first, (along, lines_row), (ahead, lines_tap)), height
                             )
-                            there = builder.icmp_unsigned("<", line_there, extent)
                             pixels = v.load(builder.select(there, builder.gep(a, [place]), nothing), INDEX(0), inside)
                         else:
                             pixels = load(a, place, wide_a, mask)
@@ -340,7 +341,7 @@ def slide(
     operands = (
         a, a_base, a_down, a_row, a_tap, a_lines, b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes,
         begin, end, taps, past if isinstance(past, types.BaseTuple) else types.Tuple(()),
-        *(given if isinstance(given, types.Type) else types.none for given in (columns, column, width, line_of, extent, edge)),
+        *(given if isinstance(given, types.Type) else types.none for given in (columns, column, width, line, lines_row, lines_tap, height, edge)),
     )  # fmt: skip
     return types.void(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands), build
 

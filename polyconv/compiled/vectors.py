@@ -118,7 +118,10 @@ class Vectors:
         return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
 
     def within(self, column: Any, width: Any) -> Any:
-        """The mask of the lanes that lie from 0 to ``width - 1``, where the first is at ``column``."""
+        """The mask of the lanes that lie from 0 to ``width - 1``, where the first is at ``column``.
+
+        Only the low 32 bits are looked at: columns lie within some 2**31 of those that there are, as problems have it.
+        """
         wide = ir.VectorType(INT, self.lanes)
         column, width = (self.splat(self.builder.trunc(number, INT), wide) for number in (column, width))
         at = self.builder.add(column, ir.Constant(wide, list(range(self.lanes))))

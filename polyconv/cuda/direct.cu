@@ -76,13 +76,11 @@ extern "C" __global__ void direct(const X *__restrict__ x, const T *__restrict__
     const X *pixels = x + image * g.x_image + group * VECTOR * g.x_group;
     int corner[AXES], apart[SHARED ? SPAN : 1];
 #pragma unroll
-    for (int axis = 0; axis < AXES; ++axis) {
-        corner[axis] = at[axis] * (int)g.stride[axis] - (int)g.low[axis];
-        pixels += corner[axis] * g.x_space[axis];
-    }
-    const int step = g.x_space[ALONG], length = g.size[ALONG];
+    for (int axis = 0; axis < AXES; ++axis) corner[axis] = at[axis] * (int)g.stride[axis] - (int)g.low[axis];
+    // Where pixels lie along an axis of an image fits in 32 bits; where what is outside would lie may run over, and may.
+    const unsigned step = g.x_space[ALONG], length = g.size[ALONG];
 #pragma unroll
-    for (int i = 0; i < SPAN; ++i) apart[i] = i * step;
+    for (int i = 0; i < SPAN; ++i) apart[i] = (corner[ALONG] + i) * step;
 
     const int next_tap = (GROUPS_FASTEST ? groups : 1) * WEIGHTS;
     const long long panel = g.channels * OTHERS * TAPS * WEIGHTS;
@@ -92,18 +90,19 @@ extern "C" __global__ void direct(const X *__restrict__ x, const T *__restrict__
     for (int channel = 0; channel < g.channels; ++channel, pixels += g.x_channel)
 #pragma unroll UNROLLED
         for (int other = 0; other < OTHERS; ++other, tap += TAPS * next_tap) {
-            int offset = 0, left = other;
+            unsigned offset = 0;
+            int left = other;
             bool inside = true;
 #pragma unroll
             for (int axis = AXES - 1; axis >= 0; --axis)
                 if (axis != ALONG) {
-                    const int further = left % KERNEL(axis) * (int)g.dilation[axis];
+                    const unsigned here = corner[axis] + left % KERNEL(axis) * (unsigned)g.dilation[axis];
                     left /= KERNEL(axis);
-                    inside &= (unsigned)(corner[axis] + further) < (unsigned)g.size[axis];
-                    offset += further * (int)g.x_space[axis];
+                    inside &= here < (unsigned)g.size[axis];
+                    offset += here * (unsigned)g.x_space[axis];
                 }
             if (!inside) continue;
-            const X *const row = pixels + offset;
+            const X *const row = pixels + (int)offset;
             auto load = [&](long long i, int far, T *to) {
                 const bool there = corner[ALONG] + i >= 0 && corner[ALONG] + i < length;
                 const auto found = there ? *(const Pack<X, VECTOR> *)(row + far) : Pack<X, VECTOR>{};
@@ -125,7 +124,7 @@ extern "C" __global__ void direct(const X *__restrict__ x, const T *__restrict__
                         for (int v = 0; v < VECTOR; ++v) seen[o][v] = strip[o * STRIDE + t * DILATION][v];
                     } else {
                         const long long i = o * (long long)STRIDE + t * (long long)DILATION;
-                        load(i, (int)i * step, seen[o]);
+                        load(i, (corner[ALONG] + (unsigned)i) * step, seen[o]);
                     }
                 alignas(16) T weights[WEIGHTS];
 #pragma unroll
