@@ -110,12 +110,12 @@ def _over_lines(
     lines of taps, which begin at ``x_lines`` and ``w_lines``, and whether it has as many lines of outputs as ``high``
     has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs that see
     the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``,
-    how many those are, and on which line of a plane the first is. ``panels`` has one for every vector of a place: where that lies in ``x``, ``y`` and ``w``,
-    how many lanes it has, and whether it sees what lies beside a plane; ``stretch`` of them are taken through an image
-    at a time. ``planes`` is how many there are, and how far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in
-    ``x`` and ``y``. Of planes, ``columns`` says how far right of an output each line of taps is, and ``frame`` how many
-    columns and lines there are, and lines from an output and from a tap to the next; of others, ``columns`` is None. A
-    unit is a run.
+    how many those are, and on which line of a plane the first is. ``panels`` has one for every vector of a place: where
+    that lies in ``x``, ``y`` and ``w``, how many lanes it has, and whether it sees what lies beside a plane;
+    ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how far apart in
+    ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. Of planes, ``columns`` says how far right of an
+    output each line of taps is, and ``frame`` how many columns and lines there are, and lines from an output and from
+    a tap to the next; of others, ``columns`` is None. A unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes

@@ -341,7 +341,10 @@ def slide(
     operands = (
         a, a_base, a_down, a_row, a_tap, a_lines, b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes,
         begin, end, taps, past if isinstance(past, types.BaseTuple) else types.Tuple(()),
-        *(given if isinstance(given, types.Type) else types.none for given in (columns, column, width, line, lines_row, lines_tap, height, edge)),
+        *(
+            given if isinstance(given, types.Type) else types.none
+            for given in (columns, column, width, line, lines_row, lines_tap, height, edge)
+        ),
     )  # fmt: skip
     return types.void(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands), build
 
