@@ -138,7 +138,7 @@ def _run(x: Array, kernel: Array, problem: ConvProblem, xp: ModuleType) -> Array
 
 def _cycles(step: int, p: ConvProblem) -> int:
     """Cycles of a move of packs that neighbouring threads have so many elements apart: one for each line of memory."""
-    return min(_WARP, -(-_WARP * step * p.itemsize // _LINE))
+    return min(_WARP, max(1, -(-_WARP * step * p.itemsize // _LINE)))
 
 
 def _cost(p: ConvProblem) -> Cost:
@@ -154,7 +154,7 @@ def _cost(p: ConvProblem) -> Cost:
         inner = (p.groups * p.channels, p.groups * p.filters) if p.channels_last else (1, 1)
         ahead = outputs if strip.along == p.ndim - 1 else 1
         steps = inner[0] * p.stride[-1] * ahead, 0, inner[1] * ahead
-    pixel, weight, output = (max(1, _cycles(step, p)) for step in steps)
+    pixel, weight, output = (_cycles(step, p) for step in steps)
     rows = p.channels * (p.taps // taps)
     products = rows * taps * outputs * strip.filters * strip.groups
     others = rows * (_MOVE * (span + taps * pieces) + _ROW) + _MOVE * outputs * stored + _THREAD

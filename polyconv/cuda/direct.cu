@@ -29,11 +29,6 @@ struct Geometry { // lengths, and steps in elements
     long long size[AXES], outputs[AXES], stride[AXES], dilation[AXES], low[AXES];
 };
 
-template <class Element, int N>
-struct alignas(N * sizeof(Element)) Pack {
-    Element value[N];
-};
-
 __host__ __device__ constexpr int other_taps(int axis) {
     return axis < AXES ? (axis == ALONG ? 1 : KERNEL(axis)) * other_taps(axis + 1) : 1;
 }

@@ -37,11 +37,6 @@ static_assert(THREADS * EACH == ROWS * DEPTH && DEPTH % EACH == 0 && EACH % VECT
 static_assert(THREADS * EACH_W == COLUMNS * DEPTH && EACH_W % FETCH_W == 0 && LINES * COLUMNS == THREADS * FETCH_W, "columns are shared out evenly");
 static_assert(TALL % PIECE == 0 && WIDE % PIECE_W == 0 && PIECE_W % STORE == 0, "a thread's part falls into pieces");
 
-template <class Element, int N>
-struct alignas(N * sizeof(Element)) Pack {
-    Element value[N];
-};
-
 struct Place {
     unsigned image;
     int at[AXES];

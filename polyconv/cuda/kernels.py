@@ -92,7 +92,8 @@ def _text(file: str) -> str:
 def source(file: str, constants: Sequence[tuple[str, Constant]]) -> str:
     """What is compiled: types, numbers and tables, and the text of the file."""
     halves = (_text("half.cuh"),) if any(value == "Half" for _, value in constants) else ()
-    return "\n".join((*halves, *(_declared(*constant) for constant in constants), _text(f"{file}.cu")))
+    declared = (_declared(*constant) for constant in constants)
+    return "\n".join((*halves, *declared, _text("pack.cuh"), _text(f"{file}.cu")))
 
 
 @lru_cache(maxsize=256)
