@@ -106,6 +106,8 @@ def torch(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
         import torch
     except ImportError:
         return
+    if not isinstance(x, np.ndarray) and not torch.cuda.is_available():
+        return  # a PyTorch for processors alone
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True  # on a GPU, the fastest algorithm that it finds
     ndim = x.ndim - 2
