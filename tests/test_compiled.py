@@ -40,13 +40,13 @@ DTYPES = ("float32", "float64", "int32", "int64", "uint64")
 
 
 @njit
-def run_multiply(element, rows, vectors, scalars, *operands):
-    multiply(element, rows, vectors, scalars, *operands)
+def run_multiply(element, code, a, b, y, *operands):
+    multiply(element, code, a, b, y, *operands)
 
 
 @njit
-def run_slide(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands):
-    slide(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands)
+def run_slide(element, code, a, b, y, *operands):
+    slide(element, code, a, b, y, *operands)
 
 
 @njit
@@ -78,8 +78,9 @@ def test_the_micro_kernel_keeps_its_definition(dtype: str, scalars: tuple[int, .
                 left, right = 7 + a_rows[first + m] + a_taps[begin:] + (0 if scalars else i), 3 + b_taps[begin:] + i
                 place = 5 + y_rows[first + m] + i
                 expected[place] = (a[left] * b[right]).sum() + (y[place] if more else 0)
-            at = (arrays.address(a), 7, a_rows, a_taps, arrays.address(b), 3, b_taps, arrays.address(y), 5, y_rows)
-            run_multiply(a[0], (0,) * rows, (0,) * vectors, scalars, *at, first, number, some, begin, taps, more)
+            operands = (arrays.address(a), a_rows, a_taps), (arrays.address(b), b_taps), (arrays.address(y), y_rows)
+            code = (0,) * rows, (0,) * vectors, scalars, ()
+            run_multiply(a[0], code, *operands, (7, 3, 5), first, number, some, begin, taps, more)
             np.testing.assert_array_equal(y, expected)
 
 
@@ -124,17 +125,18 @@ def test_stores_past_the_caches_are_the_processors_own() -> None:
     """Nothing in a result tells: so the code must."""
     for past, expected in (((), False), ((0,), True)):
         a, y = np.ones(64, dtype=np.float32), arrays.aligned((4096,), np.float32)
-        at = (arrays.address(a), 0, 1, 1, arrays.address(a), 0, 16, arrays.address(y), 0, 16)
-        run_multiply(a[0], (0,) * 2, (0,), (0,), *at, 0, 2, 16, 0, 2, False, past)
+        image, kernel, result = map(arrays.address, (a, a, y))
+        one, none, places = (0,), (), (0, 0, 0)
+        blocks = one * 2, one, one, past
+        run_multiply(a[0], blocks, (image, 1, 1), (kernel, 16), (result, 16), places, 0, 2, 16, 0, 2, False)
         assert (y[:32] == 2).all()
         table = np.zeros(1, np.int64)
-        at = (arrays.address(a), 0, 0, 1, 1, table, arrays.address(a), 0, 0, 16, table)
-        one, none = (0,), ()
-        lengths = one, one * 2, one, one, none, none, none, one
-        run_slide(a[0], *lengths, *at, arrays.address(y), 0, 0, 16, 16, 0, 1, 3, past)
+        lines = one, one * 2, one, one, none, none, none, one, past
+        operands = (image, 0, 1, 1, table, None), (kernel, 0, 16, table), (result, 0, 16)
+        run_slide(a[0], lines, *operands, places, 16, 0, 1, 3, (0,) * 7)
         assert (y[:32] == 3).all()
-        for run in (run_multiply, run_slide):
-            code = next(code for types, code in run.inspect_asm().items() if types[-1][-1] == typeof(past))
+        for run, of in ((run_multiply, blocks), (run_slide, lines)):
+            code = next(code for types, code in run.inspect_asm().items() if types[1] == typeof(of))
             assert ("movnt" in code) == expected
 
 
@@ -145,9 +147,9 @@ def test_sums_stay_in_registers(element: Any) -> None:
     table, memory = np.zeros(25, np.int64), np.zeros(100, element.dtype)
     room = arrays.address(memory)
     for rows, vectors in ((6, 4), (9, 3), (14, 2), (24, 1)):
-        block = (0,) * rows, (0,) * vectors, (0,)
-        at = (room, 0, table, table, room, 0, table, room, 0, table)
-        assert_loops_store_nothing(run_multiply, rows * vectors, element, *block, *at, 0, rows, 1, 0, 1, False)
+        block = (0,) * rows, (0,) * vectors, (0,), ()
+        operands = (room, table, table), (room, table), (room, table), (0, 0, 0)
+        assert_loops_store_nothing(run_multiply, rows * vectors, element, block, *operands, 0, rows, 1, 0, 1, False)
     for lengths, wide in (
         ((1, 25, 1, 3, 0, 1), ()),
         ((1, 14, 1, 3, 0, 0), (0,)),
@@ -156,9 +158,9 @@ def test_sums_stay_in_registers(element: Any) -> None:
         ((2, 9, 3, 3, 1, 1), (0,)),
         ((3, 6, 3, 3, 2, 2), (0,)),
     ):
-        block = (*((0,) * length for length in lengths), wide, (0,))
-        at = (room, 0, 0, 0, 0, table, room, 0, 0, 0, table, room, 0, 0, 0)
-        assert_loops_store_nothing(run_slide, math.prod(lengths[:4]), element, *block, *at, 1, 0, 1, 3)
+        block = (*((0,) * length for length in lengths), wide, (0,), ())
+        operands = (room, 0, 0, 0, table, None), (room, 0, 0, table), (room, 0, 0), (0, 0, 0)
+        assert_loops_store_nothing(run_slide, math.prod(lengths[:4]), element, block, *operands, 1, 0, 1, 3, (0,) * 7)
 
 
 def assert_loops_store_nothing(run: Any, products: int, *args: Any) -> None:
@@ -209,9 +211,10 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
             right = 3 + across * b_down + steps * b_tap + (i if wide_b else 0)
             left, right = (table[begin:end, None, None] + at for table, at in ((a_lines, left), (b_lines, right)))
             expected[5 + k * y_down + m * y_row + i] = (a[left] * b[right]).sum()
-        at = (arrays.address(a), 7, down, row, tap, a_lines, arrays.address(b), 3, b_down, b_tap, b_lines)
-        tuples = ((0,) * length for length in lengths)
-        run_slide(a[0], *tuples, *wide, *at, arrays.address(y), 5, y_down, y_row, some, begin, end, taps)
+        pixels, kernel = (arrays.address(a), down, row, tap, a_lines, None), (arrays.address(b), b_down, b_tap, b_lines)
+        code = (*((0,) * length for length in lengths), *wide, ())
+        result = arrays.address(y), y_down, y_row
+        run_slide(a[0], code, pixels, kernel, result, (7, 3, 5), some, begin, end, taps, (0,) * 7)
         np.testing.assert_array_equal(y, expected)
 
 
@@ -232,11 +235,9 @@ def test_the_micro_kernel_takes_what_is_beside_a_row_for_zeros(dtype: str) -> No
             seen = around[(taps - columns)[tap] // 300, 99 + column + columns[tap] :][:number]
             expected[10 + 100 * m :][:number] += weights[5 + 2 * m + 7 * tap] * seen
         inside = column + columns[2:5].min() >= 0 and column + columns[2:5].max() + 2 * lanes <= width
-        run_multiply(
-            b[0], (0,) * rows, (0, 0), (0,), arrays.address(weights), 5, 2, 7,
-            arrays.address(b), 500 + column, taps, arrays.address(y), 10, 100, 0, rows, number, 2, 5, False, (),
-            None, None, None, None, columns, column, width, not inside,
-        )  # fmt: skip
+        operands = (arrays.address(weights), 2, 7), (arrays.address(b), taps, columns), (arrays.address(y), 100)
+        code, frame = ((0,) * rows, (0, 0), (0,), ()), (column, width, not inside)
+        run_multiply(b[0], code, *operands, (5, 500 + column, 10), 0, rows, number, 2, 5, False, None, frame)
         np.testing.assert_array_equal(y, expected)
 
 
@@ -261,13 +262,10 @@ def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -
             y = np.zeros(400, dtype)
             inside = places >= 0 and places + (rows - 1) * row // width + taps <= height
             edge = not (inside and column >= 0 and column + 2 + lanes <= width)
-            at = (arrays.address(a), before + places * width + column, 0, row, width, moves)
-            weights = (arrays.address(b), 7, 0, 31, b_lines)
-            frame = (moves, column, width, places, row // width, 1, height, edge)
-            tuples = ((0,) * length for length in (1, rows, 1, 2, 0, step))
-            run_slide(
-                a[0], *tuples, (0,), (), *at, *weights, arrays.address(y), 20, 0, 60, some, 1, 3, taps, (), *frame
-            )
+            pixels, weights = (arrays.address(a), 0, row, width, moves, moves), (arrays.address(b), 0, 31, b_lines)
+            code = (*((0,) * length for length in (1, rows, 1, 2, 0, step)), (0,), (), ())
+            at, frame = before + places * width + column, (column, width, places, row // width, 1, height, edge)
+            run_slide(a[0], code, pixels, weights, (arrays.address(y), 0, 60), (at, 7, 20), some, 1, 3, taps, frame)
             np.testing.assert_array_equal(y, expected)
 
 
@@ -368,8 +366,8 @@ def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
     for tables in ((3, 5, 7, 40), tuple(np.arange(9) * step for step in (3, 5, 7, 40))):
         y = np.zeros(400, dtype="float32")
         a_rows, a_taps, b_taps, y_rows = tables
-        at = (arrays.address(a), 0, a_rows, a_taps, arrays.address(b), 0, b_taps, arrays.address(y), 0, y_rows)
-        run_multiply(a[0], (0,) * 4, (0,) * 2, (0,), *at, 1, 3, 20, 0, 6, False)
+        operands = (arrays.address(a), a_rows, a_taps), (arrays.address(b), b_taps), (arrays.address(y), y_rows)
+        run_multiply(a[0], ((0,) * 4, (0,) * 2, (0,), ()), *operands, (0, 0, 0), 1, 3, 20, 0, 6, False)
         found.append(y)
     np.testing.assert_array_equal(*found)
     assert found[0].any()

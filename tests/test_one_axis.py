@@ -27,8 +27,8 @@ from polyconv.tiling import Tile
 
 
 @njit
-def run_sweep(element, several, together, step, *operands):
-    sweep(element, several, together, step, *operands)
+def run_sweep(element, code, a, b, y, places, number, more):
+    sweep(element, code, a, b, y, places, number, more)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -44,8 +44,8 @@ def test_the_sweeping_kernel_keeps_its_definition(dtype: str) -> None:
             there = slice(9 + i * 2 * lanes, 9 + i * 2 * lanes + lanes)
             total = sum(a[4 + i * apart + t] * b[3 + t * 18 : 3 + t * 18 + lanes] for t in range(taps))
             expected[there] = total + (expected[there] if more else 0)
-        at = (arrays.address(a), 4, apart, arrays.address(b), 3, 18, arrays.address(y), 9, 2 * lanes)
-        run_sweep(a[0], (0,) * taps, (0,) * together, step, *at, number, more)
+        operands = (arrays.address(a), apart), (arrays.address(b), 18), (arrays.address(y), 2 * lanes)
+        run_sweep(a[0], ((0,) * taps, (0,) * together, step), *operands, (4, 3, 9), number, more)
         np.testing.assert_array_equal(y, expected)
 
 
@@ -55,8 +55,8 @@ def test_what_several_windows_see_is_loaded_once() -> None:
 
     def loads(step: tuple[int, ...]) -> int:
         compiled = njit(run_sweep.py_func)
-        operands = (arrays.address(room), 0, 3, arrays.address(room), 0, 16, arrays.address(room), 0, 16, 0, False)
-        compiled(room[0], (0,) * 9, (0,) * 4, step, *operands)
+        operands = ((arrays.address(room), apart) for apart in (3, 16, 16))
+        compiled(room[0], ((0,) * 9, (0,) * 4, step), *operands, (0, 0, 0), 0, False)
         (code,) = compiled.inspect_llvm().values()
         return len(re.findall(r"load float, ", code))
 

@@ -173,24 +173,17 @@ def columns(w: Array, p: ConvProblem, xp: ModuleType) -> Array:
 
 
 class _Tables(NamedTuple):
-    """What the loops are told beside the arrays, see :func:`polyconv.compiled.loops.over_lines`."""
+    """What the loops are told, see :func:`polyconv.compiled.loops.over_lines`; operands without their addresses."""
 
-    x_lines: Array
-    w_lines: Array
-    x_down: int
-    x_row: int
-    x_tap: int
-    w_down: int
-    w_tap: int
-    y_down: int
-    y_row: int
+    x: tuple[int | Array | None, ...]
+    w: tuple[int | Array, ...]
+    y: tuple[int, ...]
     outer: Array
     along: Array
     panels: Array
     stretch: int
     images: tuple[int, int]
     planes: tuple[int, int, int, int]
-    columns: Array | None
     frame: tuple[int, int, int, int]
 
 
@@ -254,17 +247,23 @@ def units(p: ConvProblem, registers: int, lanes: int) -> int:
     return p.batch * (p.groups if kind == "positions" else 1) * places * -(-vectors // _stretch(p)) * pieces
 
 
-def _tables(
-    p: ConvProblem, block: Block, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int,
+class _Lines(NamedTuple):
+    """Where lines of taps begin in image and kernel, in which columns of a plane, and which of them each place sees."""
+
+    x: Array
+    w: Array
+    columns: Array | None
+    outer: Array
+
+
+def _lines(
+    p: ConvProblem, high: int, x_strides: tuple[int, ...], y_space: Sequence[int], w_space: Sequence[int], inner: int,
     xp: ModuleType,
-) -> _Tables:  # fmt: skip
-    axis, down, planes = _along(p), _down(p), holds(p) == "positions"
-    x_image, x_group, x_channel, *x_space = x_strides
-    y_image, y_group, _, *y_space = y_strides
-    inner = 1 if planes else width
-    w_space = [math.prod(p.kernel[a + 1 :]) * p.channels * inner for a in range(p.ndim)]
-    others = [a for a in range(p.ndim) if a != axis]
-    channels = every(p.channels, x_channel), every(p.channels, inner)
+) -> _Lines:  # fmt: skip
+    """Those of all places on the axes that vectors do not slide along."""
+    planes, x_space = holds(p) == "positions", x_strides[3:]
+    others = [a for a in range(p.ndim) if a != _along(p)]
+    channels = every(p.channels, x_strides[2]), every(p.channels, inner)
 
     def taps(a: int, place: _Place) -> Sequence[int]:
         """Where the pixels of a run's taps lie, from its first on; of those that a block meets, that of the first."""
@@ -283,7 +282,7 @@ def _tables(
     w_lines: list[Array] = []
     columns: list[Array] = []
     outer: list[tuple[int, ...]] = []
-    for some in product(*(_places(p, a, block.high) for a in others)):
+    for some in product(*(_places(p, a, high) for a in others)):
         begin = sum(lines.shape[0] for lines in x_lines)
         alike = [(a, places[0]) for a, places in zip(others, some, strict=True)]
         x_lines.append(offsets((*(taps(a, place) for a, place in alike), channels[0]), xp))
@@ -298,35 +297,47 @@ def _tables(
             x = sum((run.start + i * p.stride[a]) * x_space[a] for a, run, i in those)
             y = sum((run.first + i) * y_space[a] for a, run, i in those)
             outer.append((x, y, begin, begin + x_lines[-1].shape[0], any(place.block for place in at)))
-    here = _runs_of(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),)
-    x_row, y_row, w_tap = (x_space[axis], y_space[axis], w_space[axis]) if axis >= 0 else (0, 0, 0)
-    ahead = p.stride[axis] if axis >= 0 else 0
-    x_down, w_down, y_down = (x_space[down], w_space[down], y_space[down]) if down >= 0 else (0, 0, 0)
-    panels = _panels(p, x_group, y_group, lanes, width)
-    parts = [(run, begin, end) for run in here for begin, end in _pieces(run.outputs, block.rows)]
-    along = [
+    return _Lines(
+        xp.concat(x_lines),
+        xp.concat(w_lines),
+        xp.concat(columns) if planes else None,
+        xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
+    )
+
+
+def _tables(
+    p: ConvProblem, block: Block, x_strides: tuple[int, ...], y_strides: tuple[int, ...], lanes: int, width: int,
+    xp: ModuleType,
+) -> _Tables:  # fmt: skip
+    axis, down, planes = _along(p), _down(p), holds(p) == "positions"
+    x_image, x_group, _, *x_space = x_strides
+    y_image, y_group, _, *y_space = y_strides
+    inner = 1 if planes else width
+    w_space = [math.prod(p.kernel[a + 1 :]) * p.channels * inner for a in range(p.ndim)]
+
+    def along(space: Sequence[int], a: int) -> int:
+        return space[a] if a >= 0 else 0
+
+    ahead, apart = (p.stride[axis], p.dilation[axis]) if axis >= 0 else (0, 0)
+    x_row, y_row, w_tap = (along(space, axis) for space in (x_space, y_space, w_space))
+    lines = _lines(p, block.high, x_strides, y_space, w_space, inner, xp)
+    runs = [
         (first * x_row, (run.first + begin) * y_row, end - begin, run.tap * w_tap, run.taps, first)
-        for run, begin, end in parts
+        for run in (_runs_of(p)[axis] if axis >= 0 else (Run(0, 1, 0, 1, 0),))
+        for begin, end in _pieces(run.outputs, block.rows)
         for first in (run.start + begin * ahead,)
     ]
     return _Tables(
-        xp.concat(x_lines),
-        xp.concat(w_lines),
-        x_down * p.dilation[down],
-        x_row * ahead,
-        x_row * (p.dilation[axis] if axis >= 0 else 0),
-        w_down,
-        w_tap,
-        y_down,
-        y_row,
-        xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
-        xp.asarray(along, dtype=xp.int64),
-        xp.asarray(panels, dtype=xp.int64),
+        (along(x_space, down) * p.dilation[down], x_row * ahead, x_row * apart, lines.x, lines.columns),
+        (along(w_space, down), w_tap, lines.w),
+        (along(y_space, down), y_row),
+        lines.outer,
+        xp.asarray(runs, dtype=xp.int64),
+        xp.asarray(_panels(p, x_group, y_group, lanes, width), dtype=xp.int64),
         _stretch(p),
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
-        xp.concat(columns) if planes else None,
-        (edges.width(p), p.size[axis], ahead, p.dilation[axis]) if axis >= 0 else (edges.width(p), 1, 0, 0),
+        (edges.width(p), p.size[axis] if axis >= 0 else 1, ahead, apart),
     )
 
 
@@ -368,5 +379,6 @@ def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Arr
     pixels, x_strides = memory(x, _INNER[holds(p)])
     result, y_strides = memory(y)
     loops, units, code, vector, tables = _told(p, x_strides, y_strides, width, xp)
-    past = (0,) if outgrows(result, vector) else ()
-    loops.over_lines(workers, units, w[0], *code, past, *map(address, (pixels, w, result)), *tables)
+    code = (*code, (0,) if outgrows(result, vector) else ())
+    operands = ((address(a), *told) for a, told in zip((pixels, w, result), tables[:3], strict=True))
+    loops.over_lines(workers, units, w[0], code, *operands, *tables[3:])

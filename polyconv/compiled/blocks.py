@@ -57,6 +57,7 @@ def _multiply(
     cache.
     """
     share_of_kernel = -(-width // -(-number // len(rows)))
+    code, kernel, result = (rows, vectors, (0,), ()), (w, width), (products, width)
     for point in range(points):
         made, place = point * together * width, panel + point * channels * width
         for c in range(0, channels, depth):
@@ -64,12 +65,10 @@ def _multiply(
             chunk = (point * channels + c) * together
             w_soon = place + (c + deep) * width
             for block in range(0, number, len(rows)):
+                soon = chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (share_of_kernel,)
                 multiply(
-                    element, rows, vectors, (0,), image, chunk - c, deep, 1,
-                    w, place, width, products, made, width,
-                    block, min(len(rows), number - block), filled,
-                    c, c + deep, c > 0, (),
-                    chunk + (block + len(rows)) * deep, (len(rows),), w_soon, (share_of_kernel,),
+                    element, code, (image, deep, 1), kernel, result, (chunk - c, place, made),
+                    block, min(len(rows), number - block), filled, c, c + deep, c > 0, soon,
                 )  # fmt: skip
                 w_soon += deep * share_of_kernel
 

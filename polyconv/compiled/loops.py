@@ -38,6 +38,7 @@ def _over_filters(
     """
     taps, strip = x_taps.size, x_starts.size
     x_image, y_image, positions, x_strip, y_strip = strips
+    code, pixels, kernel, result = (rows, vectors, (0,), past), (x, x_starts, x_taps), (w, w_taps), (y, y_starts)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, number = divmod(place, -(-positions // strip))
@@ -50,11 +51,11 @@ def _over_filters(
                 panel = (group * panels + k) * w_panel
                 w_soon = panel + w_panel + t * width
                 for p in range(0, some, len(rows)):
+                    x_soon = x_base + x_starts[min(p + len(rows), some - 1)] + t * len(rows)
                     multiply(
-                        element, rows, vectors, (0,), x, x_base, x_starts, x_taps, w, panel, w_taps,
-                        y, y_base + k * width, y_starts,
-                        p, min(len(rows), some - p), min(width, filters - k * width), t, min(t + depth, taps), t > 0, past,
-                        x_base + x_starts[min(p + len(rows), some - 1)] + t * len(rows), x_ahead, w_soon, w_ahead,
+                        element, code, pixels, kernel, result, (x_base, panel, y_base + k * width),
+                        p, min(len(rows), some - p), min(width, filters - k * width), t, min(t + depth, taps), t > 0,
+                        (x_soon, x_ahead, w_soon, w_ahead),
                     )  # fmt: skip
                     w_soon += depth * w_move
 
@@ -66,82 +67,75 @@ def over_filters(workers, units, *args):
 
 
 @njit(nogil=True, forceinline=True)  # to call it with so much would take longer than many a run
-def _run(
-    element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
-    w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, begin, end, outputs, taps, panels, first_panel, last_panel,
-    columns, line, frame,
-):  # fmt: skip
+def _run(element, code, x, w, y, places, begin, end, outputs, taps, panels, first_panel, last_panel, line, frame):
     """A run of ``outputs``, in blocks of as many as ``rows`` has; by themselves, if they are fewer, as if at an edge."""
-    width, height, stride, dilation = frame
+    high, rows, tall, several, down, step, wide_x, wide_w, past = code
+    alone = high, (0,), tall, several, down, step, wide_x, wide_w, past
+    x_row, y_row, (width, height, stride, dilation) = x[2], y[2], frame
     for p in range(0, outputs, len(rows)):
         first = max(0, min(p, outputs - len(rows)))  # the last block lies over the one before
         above = line + first * stride
         outside = above < 0 or above + (len(rows) - 1) * stride + (taps - 1) * dilation >= height
         for panel in range(first_panel, last_panel):
-            x_place = x_base + first * x_row + panels[panel, 0]
-            y_place = y_base + first * y_row + panels[panel, 1]
-            edge = outside or panels[panel, 4] > 0
+            column, lanes = panels[panel, 0], panels[panel, 3]
+            x_place = places[0] + column + first * x_row
+            w_place = places[1] + panels[panel, 2]
+            y_place = places[2] + panels[panel, 1] + first * y_row
             if outputs >= len(rows):
+                edge = outside or panels[panel, 4] > 0
                 slide(
-                    element, high, rows, tall, several, down, step, wide_x, wide_w, x, x_place, x_down, x_row, x_tap, x_lines,
-                    w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place, y_down, y_row,
-                    panels[panel, 3], begin, end, taps, past,
-                    columns, panels[panel, 0], width, above, stride, dilation, height, edge,
+                    element, code, x, w, y, (x_place, w_place, y_place), lanes, begin, end, taps,
+                    (column, width, above, stride, dilation, height, edge),
                 )  # fmt: skip
                 continue
             for m in range(outputs):
                 slide(
-                    element, high, (0,), tall, several, down, step, wide_x, wide_w,
-                    x, x_place + m * x_row, x_down, x_row, x_tap, x_lines,
-                    w, w_base + panels[panel, 2], w_down, w_tap, w_lines, y, y_place + m * y_row, y_down, y_row,
-                    panels[panel, 3], begin, end, taps, past,
-                    columns, panels[panel, 0], width, above + m * stride, stride, dilation, height, 1,
+                    element, alone, x, w, y, (x_place + m * x_row, w_place, y_place + m * y_row), lanes, begin, end, taps,
+                    (column, width, above + m * stride, stride, dilation, height, True),
                 )  # fmt: skip
 
 
 @shared
 def _over_lines(
-    member, begin, end, element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, w, y, x_lines, w_lines,
-    x_down, x_row, x_tap, w_down, w_tap, y_down, y_row, outer, along, panels, stretch, images, planes, columns, frame,
+    member, begin, end, element, code, x, w, y, outer, along, panels, stretch, images, planes, frame
 ):  # fmt: skip
     """Kernels that slide along an axis, or two: ``rows`` neighbouring outputs, of ``high`` lines, by a vector.
 
-    ``outer`` has a row for each place on the other axes: where it lies in ``x`` and ``y``, the first and last of its
-    lines of taps, which begin at ``x_lines`` and ``w_lines``, and whether it has as many lines of outputs as ``high``
-    has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs that see
-    the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in ``w``,
-    how many those are, and on which line of a plane the first is. ``panels`` has one for every vector of a place: where
-    that lies in ``x``, ``y`` and ``w``, how many lanes it has, and whether it sees what lies beside a plane;
+    ``code``, ``x``, ``w`` and ``y`` are what :func:`slide` takes. ``outer`` has a row for each place on the other axes:
+    where it lies in ``x`` and ``y``, the first and last of its lines of taps, and whether it has as many lines of outputs
+    as ``high`` has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs
+    that see the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in
+    ``w``, how many those are, and on which line of a plane the first is. ``panels`` has one for every vector of a place:
+    where that lies in ``x``, ``y`` and ``w``, how many lanes it has, and whether it sees what lies beside a plane;
     ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how far apart in
-    ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. Of planes, ``columns`` says how far right of an
-    output each line of taps is, and ``frame`` how many columns and lines there are, and lines from an output and from
-    a tap to the next; of others, ``columns`` is None. A unit is a run.
+    ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. ``frame`` is how many columns and lines a plane
+    has, and how many lines on those of an output and of a tap are from those before. A unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
+    high, rows, _, several, _, step, wide_x, wide_w, past = code
+    single = (0,), rows, (0,), several, (), step, wide_x, wide_w, past  # of one line
     for unit in range(begin, end):
         rest, run = divmod(unit, along.shape[0])
         rest, place = divmod(rest, outer.shape[0])
         rest, turn = divmod(rest, -(-panels.shape[0] // stretch))
         image, plane = divmod(rest, some)
-        x_base = image * x_image + plane * x_plane + outer[place, 0] + along[run, 0]
-        y_base = image * y_image + plane * y_plane + outer[place, 1] + along[run, 1]
-        w_base, first, last = (
+        bases = (
+            image * x_image + plane * x_plane + outer[place, 0] + along[run, 0],
             plane * w_plane + along[run, 3],
-            turn * stretch,
-            min((turn + 1) * stretch, panels.shape[0]),
+            image * y_image + plane * y_plane + outer[place, 1] + along[run, 1],
         )
+        first, last = turn * stretch, min((turn + 1) * stretch, panels.shape[0])
+        lines, outputs, taps = (outer[place, 2], outer[place, 3]), along[run, 2], along[run, 4]
         if len(high) > 1 and outer[place, 4]:
             _run(
-                element, high, rows, tall, several, down, step, wide_x, wide_w, past, x, x_base, x_down, x_row, x_tap, x_lines,
-                w, w_base, w_down, w_tap, w_lines, y, y_base, y_down, y_row, outer[place, 2], outer[place, 3],
-                along[run, 2], along[run, 4], panels, first, last, columns, along[run, 5], frame,
+                element, code, x, w, y, bases, lines[0], lines[1], outputs, taps, panels, first, last,
+                along[run, 5], frame,
             )  # fmt: skip
         else:
             _run(
-                element, (0,), rows, (0,), several, (), step, wide_x, wide_w, past, x, x_base, 0, x_row, x_tap, x_lines,
-                w, w_base, 0, w_tap, w_lines, y, y_base, 0, y_row, outer[place, 2], outer[place, 3],
-                along[run, 2], along[run, 4], panels, first, last, columns, along[run, 5], frame,
+                element, single, x, w, y, bases, lines[0], lines[1], outputs, taps, panels, first, last,
+                along[run, 5], frame,
             )  # fmt: skip
 
 
@@ -168,6 +162,8 @@ def _over_positions(
     filters, taps = y_filters.size, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     x_width, left, right = frame
+    code, kernel = (rows, vectors, (0,), past), (w, 1, len(rows))
+    pixels, result = (x, x_taps, columns), (y, y_filters)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, row = divmod(place, lines.shape[0])
@@ -180,11 +176,10 @@ def _over_positions(
                 for t in range(first, max(last, first + 1), depth):
                     more = t > first or stretch > lines[row, 2]
                     for k in range(0, filters, len(rows)):
+                        places = group * w_group + k * (taps - 1), x_base + j, y_base + j
                         multiply(
-                            element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
-                            x, x_base + j, x_taps, y, y_base + j, y_filters,
-                            k, min(len(rows), filters - k), min(width, extent - j), t, min(t + depth, last), more, past,
-                            None, None, None, None, columns, j, x_width, edge,
+                            element, code, kernel, pixels, result, places, k, min(len(rows), filters - k),
+                            min(width, extent - j), t, min(t + depth, last), more, None, (j, x_width, edge),
                         )  # fmt: skip
 
 
@@ -208,6 +203,8 @@ def _over_panels(
     filters, positions, taps = y_filters.size, x_rows.size * extent, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     own = member * depth * width
+    code, kernel = (rows, vectors, (0,), past), (w, 1, len(rows))
+    unrolled, result = (room, width), (y, y_filters)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, which = divmod(place, -(-positions // width))
@@ -225,10 +222,10 @@ def _over_panels(
                     copy(element, x, start, room, own + (tap - t) * width + done, run)
                 done += run
             for k in range(0, filters, len(rows)):
+                places = group * w_group + k * (taps - 1), own - t * width, image * y_image + group * y_group + p
                 multiply(
-                    element, rows, vectors, (0,), w, group * w_group + k * (taps - 1), 1, len(rows),
-                    room, own - t * width, width, y, image * y_image + group * y_group + p, y_filters,
-                    k, min(len(rows), filters - k), number, t, last, t > 0, past,
+                    element, code, kernel, unrolled, result, places,
+                    k, min(len(rows), filters - k), number, t, last, t > 0,
                 )  # fmt: skip
 
 
@@ -259,6 +256,7 @@ def sums_over_positions(
         x_first, dy_first, dw_first, channels, strip, row, last_row, step, last_step, begin, end = regions[region]
         x_high, dw_high = x_rows[row:last_row], dw_rows[row:last_row]
         x_long, dy_long = x_steps[step:last_step], dy_steps[step:last_step]
+        code = rows, vectors, scalars, ()
         for group in range(number):
             for c in range(0, channels, strip):
                 for stretch in range(begin, end):
@@ -269,10 +267,9 @@ def sums_over_positions(
                         x_place = x_base if len(scalars) else x_base + k
                         for m in range(0, x_high.size, len(rows)):
                             multiply(
-                                element, rows, vectors, scalars, x, x_place, x_high, x_long,
-                                dy, dy_base + k, dy_long, dw, dw_base + k, dw_high,
-                                m, min(len(rows), x_high.size - m), min(width, extent - k),
-                                0, stretches[stretch, 2], True,
+                                element, code, (x, x_high, x_long), (dy, dy_long), (dw, dw_high),
+                                (x_place, dy_base + k, dw_base + k), m, min(len(rows), x_high.size - m),
+                                min(width, extent - k), 0, stretches[stretch, 2], True,
                             )  # fmt: skip
 
 

@@ -24,59 +24,106 @@ from .vectors import INDEX, REGISTERS, VECTOR_BYTES, Vectors
 __all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "multiply", "slide", "sweep"]
 
 
+class _Given:
+    """What an intrinsic was given, by number: an operand, or one of the fields of an operand that is a tuple."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        self._context, self._builder = context, builder
+        self._values, self._types = args, signature.args
+
+    def __getitem__(self, which: int) -> _Given:
+        """The fields of a tuple."""
+        given = object.__new__(_Given)
+        given._context, given._builder = self._context, self._builder
+        given._values, given._types = cgutils.unpack_tuple(self._builder, self._values[which]), self._types[which].types
+        return given
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def length(self, which: int) -> int:
+        """How many entries a tuple has."""
+        return len(self._types[which])
+
+    def is_none(self, which: int) -> bool:
+        """Whether there is nothing."""
+        return isinstance(self._types[which], types.NoneType | types.Omitted)
+
+    def is_table(self, which: int) -> bool:
+        """Whether it is an array."""
+        return isinstance(self._types[which], types.Array)
+
+    def integer(self, which: int) -> Any:
+        """An integer, as the compiler counts."""
+        return self._context.cast(self._builder, self._values[which], self._types[which], types.int64)
+
+    def integers(self, *those: int) -> list[Any]:
+        """Some of them; all, if none are named."""
+        return [self.integer(which) for which in those or range(len(self))]
+
+    def boolean(self, which: int) -> Any:
+        """A truth."""
+        return self._context.cast(self._builder, self._values[which], self._types[which], types.boolean)
+
+    def data(self, which: int, vectors: Vectors) -> Any:
+        """An address, as a pointer to numbers."""
+        return self._builder.inttoptr(self._values[which], vectors.type.element.as_pointer())
+
+    def table(self, which: int) -> Callable[[Any], Any]:
+        """A table's entries by number; an integer stands for the table of its multiples."""
+        builder = self._builder
+        if self.is_table(which):
+            found = self._context.make_array(self._types[which])(self._context, builder, self._values[which]).data
+            return lambda index: builder.load(builder.gep(found, [index]))
+        number = self.integer(which)
+        return lambda index: builder.mul(index, number)
+
+
 @intrinsic
-def multiply(
-    context, element, rows, vectors, scalars, a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first,
-    number, lanes, begin, end, more, past=(), a_soon=None, a_move=None, b_soon=None, b_move=None,
-    columns=None, column=None, width=None, edge=None,
-):  # fmt: skip
+def multiply(context, element, code, a, b, y, places, first, number, lanes, begin, end, more, soon=None, frame=None):
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
-    For ``m < number`` and ``i < lanes``, and over ``t`` from ``begin`` to ``end - 1``::
+    What is multiplied are numbers of one type, that of ``element``, whose value is nothing. Operands are tuples that
+    begin with an address, an integer, so that no code is compiled twice for arrays that differ in how many axes they have
+    and whether they can be written to; then come tables of offsets in elements: of ``a`` its ``rows`` and its ``taps``, of
+    ``b`` its ``taps``, of ``y`` its ``rows``. An integer stands for the table of its multiples, and is the faster: where it
+    is the rows', the loop needs one register for all their addresses, of which there are few. ``places`` are where in
+    memory of ``a``, ``b`` and ``y`` all that begins. For ``m < number`` and ``i < lanes``, and over ``t`` from ``begin`` to
+    ``end - 1``::
 
-        y[y_base + y_rows[first + m] + i] = sum a[a_base + a_rows[first + m] + a_taps[t]] * b[b_base + b_taps[t] + i]
+        y[place + rows[first + m] + i] = sum a[place + rows[first + m] + taps[t]] * b[place + taps[t] + i]
 
-    or, where there is ``more``, that much more than it was. Without ``scalars``, ``a`` has vectors as
-    well, and ``+ i`` stands there too. ``a``, ``b`` and ``y`` are addresses, of numbers of one
-    type, that of ``element``, whose value is nothing; they are integers, so that no code is compiled twice for arrays
-    that differ in how many axes they have and whether they can be written to. ``rows`` and ``vectors`` are tuples whose lengths alone
-    matter: how many rows and vectors a block has at most. The
-    tables, ``*_rows`` and ``*_taps``, hold offsets in elements; an integer stands for the table of its multiples, and is
-    the faster. Where it is the rows', the loop needs one register for all their addresses, of which there are few.
+    or, where there is ``more``, that much more than it was.
 
-    What ``past`` is not empty for goes past the caches: vectors of ``y`` have to be whole lines of them then.
+    The ``code`` is four tuples, of which nothing but lengths matters: a block has as many ``rows`` and ``vectors``, at
+    most, as the first two; if the third, ``scalars``, is empty, ``a`` has vectors as well, and ``+ i`` stands there too; if
+    the fourth, ``past``, is not, ``y`` goes past the caches, and its vectors have to be whole lines of them.
 
-    What later calls read can be fetched meanwhile: from ``a_soon`` on in ``a``, as far on for every tap as ``a_move``,
-    if that is not empty, has for its one entry, and the same in ``b``. Processors fetch ahead by themselves, but they
-    begin late, and again on every page.
+    What later calls read can be fetched meanwhile, if ``soon`` says where in ``a`` that begins and how far on it goes for
+    every tap, in a tuple of one entry or none, and the same of ``b``. Processors fetch ahead by themselves, but they begin
+    late, and again on every page.
 
-    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``columns`` says how far right of
-    ``column``, that of their first lane, each tap's is, and ``width`` how many columns there are. With an ``edge`` that
-    is not zero, what lies outside is not read, but taken for zeros; else there has to be nothing such.
+    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a third table, of how far right
+    of their first lane's column each tap's is; the ``frame`` is that column, how many columns there are, and whether a
+    block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-
-        def data(which: int) -> Any:
-            return builder.inttoptr(args[which], v.type.element.as_pointer())
-
-        def table(which: int) -> Callable[[Any], Any]:
-            if isinstance(signature.args[which], types.Array):
-                entries = context.make_array(signature.args[which])(context, builder, args[which]).data
-                return lambda index: builder.load(builder.gep(entries, [index]))
-            return lambda index: builder.mul(
-                index, context.cast(builder, args[which], signature.args[which], types.int64)
-            )
-
-        a_base, b_base, base, first, number, lanes, begin, end = (args[i] for i in (5, 9, 12, 14, 15, 16, 17, 18))
-        a, b, y = map(data, (4, 8, 11))
-        a_rows, a_steps, b_steps, y_rows = map(table, (6, 7, 10, 13))
-        more = context.cast(builder, args[19], signature.args[19], types.boolean)
-        beyond, framed = bool(len(signature.args[20])), isinstance(signature.args[25], types.Array)
+        given = _Given(context, builder, signature, args)
+        rows, vectors, scalars, beyond = (given[1].length(i) for i in range(4))
+        a, b, y = (given[i].data(0, v) for i in (2, 3, 4))
+        a_rows, a_taps, b_taps, y_rows = given[2].table(1), given[2].table(2), given[3].table(1), given[4].table(1)
+        a_place, b_place, y_place = given[5].integers()
+        first, number, lanes, begin, end = given.integers(6, 7, 8, 9, 10)
+        more = given.boolean(11)
+        framed = not given.is_none(13)
         if framed:
-            columns = table(25)
-            column, width, edge = (context.cast(builder, args[i], signature.args[i], types.int64) for i in (26, 27, 28))
+            columns, (column, width, edge) = given[3].table(2), given[13].integers()
+        streams = []
+        if not given.is_none(12):
+            for array, here, entries in ((a, 0, 1), (b, 2, 3)):
+                streams += [(array, given[12].integer(here), move) for move in given[12][entries].integers()]
 
         def vectors_of(array: Any, offset: Any, masks: list[Any]) -> list[Any]:
             return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
@@ -84,28 +131,21 @@ def multiply(
         def ahead(offset: Any, vector: int) -> Any:
             return builder.add(offset, INDEX(vector * v.lanes))
 
-        wanted = [builder.icmp_signed("<", INDEX(m), number) for m in range(len(rows))]
+        wanted = [builder.icmp_signed("<", INDEX(m), number) for m in range(rows)]
         # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
         which = [builder.add(first, builder.select(want, INDEX(m), INDEX(0))) for m, want in enumerate(wanted)]
-        y_start = [builder.add(base, y_rows(index)) for index in which]
-        if not isinstance(signature.args[6], types.Array):  # evenly spaced, and there for all
-            which = [builder.add(first, INDEX(m)) for m in range(len(rows))]
-        a_start = [builder.add(a_base, a_rows(index)) for index in which]
-
-        streams = [
-            (array, context.cast(builder, args[which], signature.args[which], types.int64), move)
-            for array, which in ((a, 21), (b, 23))
-            if isinstance(signature.args[which + 1], types.BaseTuple)
-            for move in cgutils.unpack_tuple(builder, args[which + 1])
-        ]
+        y_start = [builder.add(y_place, y_rows(index)) for index in which]
+        if not given[2].is_table(1):  # evenly spaced, and there for all
+            which = [builder.add(first, INDEX(m)) for m in range(rows)]
+        a_start = [builder.add(a_place, a_rows(index)) for index in which]
 
         def block(masks: list[Any]) -> None:
             apart = framed and masks[0] is not None
-            sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in rows]
+            sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in range(rows)]
             for place in chain.from_iterable(sums):
                 builder.store(v.zero, place)
             with v.each(begin, end) as tap:
-                a_step, b_start = a_steps(tap), builder.add(b_base, b_steps(tap))
+                a_step, b_start = a_taps(tap), builder.add(b_place, b_taps(tap))
                 for array, there, move in streams:
                     v.fetch(array, builder.add(there, builder.mul(builder.sub(tap, begin), move)))
                 inside = masks
@@ -115,7 +155,7 @@ def multiply(
                 right = vectors_of(b, b_start, inside)
                 for row, start in zip(sums, a_start, strict=True):
                     there = builder.add(start, a_step)
-                    if len(scalars):
+                    if scalars:
                         left = [v.splat(builder.load(builder.gep(a, [there])))] * len(masks)
                     else:
                         left = vectors_of(a, there, masks)
@@ -133,27 +173,20 @@ def multiply(
             for want, row, start in zip(wanted, sums, y_start, strict=True):
                 with builder.if_then(want, likely=True):
                     for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
-                        v.store(builder.load(place), y, ahead(start, i), mask, past=beyond)
+                        v.store(builder.load(place), y, ahead(start, i), mask, past=bool(beyond))
 
-        full = builder.icmp_signed(">=", lanes, INDEX(len(vectors) * v.lanes))
+        full = builder.icmp_signed(">=", lanes, INDEX(vectors * v.lanes))
         if framed:
             full = builder.and_(full, builder.icmp_signed("==", edge, INDEX(0)))
         with builder.if_else(full, likely=True) as (then, otherwise):
             with then:
-                block([None] * len(vectors))
+                block([None] * vectors)
             with otherwise:
-                block([v.first(builder.sub(lanes, INDEX(i * v.lanes))) for i in range(len(vectors))])
+                block([v.first(builder.sub(lanes, INDEX(i * v.lanes))) for i in range(vectors)])
         return context.get_dummy_value()
 
-    operands = (
-        a, a_base, a_rows, a_taps, b, b_base, b_taps, y, y_base, y_rows, first, number, lanes, begin, end, more,
-        past if isinstance(past, types.BaseTuple) else types.Tuple(()),
-        *(
-            given if isinstance(given, types.Type) else types.none
-            for given in (a_soon, a_move, b_soon, b_move, columns, column, width, edge)
-        ),
-    )  # fmt: skip
-    return types.void(element, rows, vectors, scalars, *operands), build
+    optional = (given if isinstance(given, types.Type) else types.none for given in (soon, frame))
+    return types.void(element, code, a, b, y, places, first, number, lanes, begin, end, more, *optional), build
 
 
 def _seen(output: int, tap: int, step: int) -> tuple[int, int]:
@@ -165,41 +198,40 @@ def _seen(output: int, tap: int, step: int) -> tuple[int, int]:
 
 
 @intrinsic
-def sweep(
-    context, element, several, together, step, a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more,
-):  # fmt: skip
+def sweep(context, element, code, a, b, y, places, number, more):
     """Some taps stay in registers while they sweep over positions: sums of numbers of ``a`` times vectors of ``b``.
 
     The other way round than :func:`multiply`, where sums stay and taps pass by: where a sum has few taps, what it costs
-    to begin one and to store it would be seen. For ``i < number``, a multiple of as many as ``together`` are, whose
-    sums do not wait for one another, over ``t`` below the length of ``several`` and for all lanes ``l``::
+    to begin one and to store it would be seen. Operands are an address and how far apart in elements lie the ``rows`` of
+    ``a`` and of ``y``, and the ``taps`` of ``b``; ``places`` are where in memory they begin. For ``i < number``, over ``t``
+    and for all lanes ``l``::
 
-        y[y_base + i * y_row + l] = sum a[a_base + i * a_row + t] * b[b_base + t * b_tap + l]
+        y[place + i * rows + l] = sum a[place + i * rows + t] * b[place + t * taps + l]
 
-    or, where there is ``more``, that much more than it was. If ``step`` is not empty, it has as many entries as
-    ``a_row`` comes to; a number that several sums see is then loaded once for all of them, and stays until the last.
+    or, where there is ``more``, that much more than it was. The ``code`` is three tuples, of which nothing but lengths
+    matters: there are as many taps as ``several`` has; sums do not wait for one another, as many as ``together`` has, of
+    which ``number`` is a multiple; if ``step`` is not empty, it has as many entries as the rows of ``a`` lie apart, and a
+    number that several sums see is then loaded once for all of them, and stays until the last.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        apart = len(signature.args[3])
-        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (4, 7, 10))
-        a_base, a_row, b_base, b_tap, y_base, y_row, number = (
-            context.cast(builder, args[i], signature.args[i], types.int64) for i in (5, 6, 8, 9, 11, 12, 13)
-        )
-        more = context.cast(builder, args[14], signature.args[14], types.boolean)
-        kernel = [v.load(b, builder.add(b_base, builder.mul(INDEX(t), b_tap)), None) for t in range(len(several))]
+        given = _Given(context, builder, signature, args)
+        several, together, step = (given[1].length(i) for i in range(3))
+        (a, a_row), (b, b_tap), (y, y_row) = ((given[i].data(0, v), given[i].integer(1)) for i in (2, 3, 4))
+        (a_place, b_place, y_place), number, more = given[5].integers(), given.integer(6), given.boolean(7)
+        kernel = [v.load(b, builder.add(b_place, builder.mul(INDEX(t), b_tap)), None) for t in range(several)]
 
         def over(adding: bool) -> None:
-            with v.each(INDEX(0), number, len(together)) as first:
-                which = [builder.add(first, INDEX(m)) for m in range(len(together))]
-                a_start = [builder.add(a_base, builder.mul(i, a_row)) for i in which]
-                y_start = [builder.add(y_base, builder.mul(i, y_row)) for i in which]
+            with v.each(INDEX(0), number, together) as first:
+                which = [builder.add(first, INDEX(m)) for m in range(together)]
+                a_start = [builder.add(a_place, builder.mul(i, a_row)) for i in which]
+                y_start = [builder.add(y_place, builder.mul(i, y_row)) for i in which]
                 totals = [v.load(y, place, None) if adding else v.zero for place in y_start]
                 loaded: dict[tuple[int, int], Any] = {}
 
                 def pixel(m: int, t: int) -> Any:
-                    which = row, ahead = _seen(m, t, apart)
+                    which = row, ahead = _seen(m, t, step)
                     if which not in loaded:
                         there = builder.add(a_start[row], INDEX(ahead))
                         loaded[which] = v.splat(builder.load(builder.gep(a, [there])))
@@ -218,54 +250,50 @@ def sweep(
                 over(False)
         return context.get_dummy_value()
 
-    operands = a, a_base, a_row, b, b_base, b_tap, y, y_base, y_row, number, more
-    return types.void(element, several, together, step, *operands), build
+    return types.void(element, code, a, b, y, places, number, more), build
 
 
 @intrinsic
-def slide(
-    context, element, high, rows, tall, several, down, step, wide_a, wide_b, a, a_base, a_down, a_row, a_tap, a_lines,
-    b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes, begin, end, taps, past=(),
-    columns=None, column=None, width=None, line=None, lines_row=None, lines_tap=None, height=None, edge=None,
-):  # fmt: skip
+def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, frame):
     """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of neighbouring outputs.
 
-    A block has as many outputs as ``high`` has entries by as many as ``rows`` has, and a line is of as many rows of taps
-    as ``tall`` has, by as many ``taps``. For every output ``(k, m)`` and ``i < lanes``, over ``l`` from ``begin`` to
-    ``end - 1``, over ``u`` below the length of ``tall`` and ``t < taps``::
+    Operands are tuples of an address and of distances in elements: of ``a`` from one line of pixels ``down`` to the next,
+    from one output's pixels to the next one's of the ``row``, and from those of a ``tap`` to those of the next; of ``b``
+    ``down`` and to the next ``tap``; of ``y`` ``down`` and along a ``row``. In ``a`` and ``b`` a table follows of where
+    ``lines`` of taps begin, and ``places`` are where in memory of ``a``, ``b`` and ``y`` all that begins. For every output
+    ``(k, m)`` of a block and ``i < lanes``, over ``l`` from ``begin`` to ``end - 1``, over ``u`` and ``t < taps``::
 
-        y[y_base + k * y_down + m * y_row + i]
-            = sum a[a_base + a_lines[l] + (k * d + u) * a_down + m * a_row + t * a_tap + i]
-                * b[b_base + b_lines[l] + u * b_down + t * b_tap + i]
+        y[place + k * down + m * row + i]
+            = sum a[place + lines[l] + (k * d + u) * down + m * row + t * tap + i]
+                * b[place + lines[l] + u * down + t * tap + i]
 
-    where ``d`` is the length of ``down``, and there is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless
-    ``wide_a`` or ``wide_b`` has entries. So many taps as ``several`` has are met at a time. If the window of the next
-    output of a row begins some taps further on, ``step`` has as many: what is loaded for one then serves all that see
-    it, along both axes. If not, ``step`` is empty. ``past`` is as in :func:`multiply`.
+    The ``code`` is nine tuples, of which nothing but lengths matters. A block has as many outputs as ``high`` has entries by
+    as many as ``rows`` has; ``u`` counts those of ``tall``, and ``d`` is the length of ``down``; so many taps as ``several``
+    has are met at a time. If the window of the next output of a row begins some taps further on, ``step`` has as many: what
+    is loaded for one then serves all that see it, along both axes; if not, ``step`` is empty. There is one number for all
+    lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has entries. ``past`` is as in :func:`multiply`.
 
-    Where ``a`` is a plane with zeros around it that are not stored, ``columns`` says how far right of its first lane's
-    column, ``column``, that of a line's pixels is, and ``width`` how many columns there are; ``line`` is which of
-    ``height`` lines of the plane the block's first pixels are on, and ``lines_row`` and ``lines_tap`` how many lines on
-    the next output's and the next tap's are. With an ``edge`` that is not zero, what lies outside is not read, but taken
-    for zeros; else there has to be nothing such.
+    Where ``a`` is a plane with zeros around it that are not stored, it has a second table, else None, of how far right of
+    its first lane's column that of a line's pixels is. The ``frame`` is that column, how many columns there are, which line the
+    block's first pixels are on, how many lines on those of the next output and of the next tap are, how many lines there
+    are, and whether the block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there
+    has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        high, rows, tall, several, down, step, wide_a, wide_b = map(len, signature.args[1:9])
-        a, b, y = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (9, 15, 20))
-        a_base, a_down, a_row, a_tap, b_base, b_down, b_tap, y_base, y_down, y_row, lanes, begin, end, taps = (
-            context.cast(builder, args[i], signature.args[i], types.int64)
-            for i in (10, 11, 12, 13, 16, 17, 18, 21, 22, 23, 24, 25, 26, 27)
-        )
-        a_lines, b_lines = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (14, 19))
-        outputs, beyond = [*product(range(high), range(rows))], bool(len(signature.args[28]))
-        framed = isinstance(signature.args[29], types.Array)
+        given = _Given(context, builder, signature, args)
+        high, rows, tall, several, down, step, wide_a, wide_b, beyond = (given[1].length(i) for i in range(9))
+        a, b, y = (given[i].data(0, v) for i in (2, 3, 4))
+        (a_down, a_row, a_tap), a_lines = given[2].integers(1, 2, 3), given[2].table(4)
+        (b_down, b_tap), b_lines = given[3].integers(1, 2), given[3].table(3)
+        (y_down, y_row), (a_place, b_place, y_place) = given[4].integers(1, 2), given[5].integers()
+        lanes, begin, end, taps = given.integers(6, 7, 8, 9)
+        framed = given[2].is_table(5)
         if framed:
-            columns = context.make_array(signature.args[29])(context, builder, args[29]).data
-            column, width, line, lines_row, lines_tap, height, edge = (
-                context.cast(builder, args[i], signature.args[i], types.int64) for i in range(30, 37)
-            )
+            columns = given[2].table(5)
+            column, width, line, lines_row, lines_tap, height, edge = given[10].integers()
+        outputs = [*product(range(high), range(rows))]
 
         def at(first: Any, *moves: tuple[int, Any]) -> Any:
             for number, distance in moves:
@@ -284,12 +312,10 @@ def slide(
             for place in sums.values():
                 builder.store(v.zero, place)
             with v.each(begin, end) as number:
-                a_line = builder.add(a_base, builder.load(builder.gep(a_lines, [number])))
-                b_line = builder.add(b_base, builder.load(builder.gep(b_lines, [number])))
+                a_line, b_line = builder.add(a_place, a_lines(number)), builder.add(b_place, b_lines(number))
                 inside = mask
                 if apart:
-                    here = builder.add(column, builder.load(builder.gep(columns, [number])))
-                    inside = v.within(here, width)
+                    inside = v.within(builder.add(column, columns(number)), width)
 
                 def meet(tap: Any, some: int) -> None:
                     """As many as ``some`` taps of each row, from ``tap`` on."""
@@ -326,7 +352,7 @@ def slide(
                     with v.each(whole, taps) as tap:
                         meet(tap, 1)
             for (k, m), place in sums.items():
-                v.store(builder.load(place), y, at(y_base, (k, y_down), (m, y_row)), mask, past=beyond)
+                v.store(builder.load(place), y, at(y_place, (k, y_down), (m, y_row)), mask, past=bool(beyond))
 
         full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
         if framed:
@@ -338,15 +364,7 @@ def slide(
                 block(v.first(lanes))
         return context.get_dummy_value()
 
-    operands = (
-        a, a_base, a_down, a_row, a_tap, a_lines, b, b_base, b_down, b_tap, b_lines, y, y_base, y_down, y_row, lanes,
-        begin, end, taps, past if isinstance(past, types.BaseTuple) else types.Tuple(()),
-        *(
-            given if isinstance(given, types.Type) else types.none
-            for given in (columns, column, width, line, lines_row, lines_tap, height, edge)
-        ),
-    )  # fmt: skip
-    return types.void(element, high, rows, tall, several, down, step, wide_a, wide_b, *operands), build
+    return types.void(element, code, a, b, y, places, lanes, begin, end, taps, frame), build
 
 
 @intrinsic

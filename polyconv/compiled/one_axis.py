@@ -120,10 +120,10 @@ def _winograd(
                             w_point = ((group * vectors + vector) * points + point) * rows
                             made = own + products + point * strip * high + (vector - first) * lanes
                             for i in range(passes.size):
+                                pixels = here + point * plane + passes[i] + start * x_pixel
                                 sweep(
-                                    element, several, together, step,
-                                    room, here + point * plane + passes[i] + start * x_pixel, x_pixel,
-                                    w, w_point + i * len(several) * lanes, lanes, room, made, high, whole, i > 0,
+                                    element, (several, together, step), (room, x_pixel), (w, lanes), (room, high),
+                                    (pixels, w_point + i * len(several) * lanes, made), whole, i > 0,
                                 )  # fmt: skip
                     _backward(
                         element, at, room, own + products, strip * high, high, some,
