@@ -44,6 +44,21 @@ def mark(workers, units, *args):
     team.share(_mark(args), workers, units)
 
 
+@team.shared
+def _stumble(member, begin, end, marks, where):
+    """Count every unit, and fail at one."""
+    for unit in range(begin, end):
+        if unit == where:
+            raise ValueError
+        marks[unit] += 1
+
+
+@njit(nogil=True)
+def stumble(workers, units, *args):
+    """Run :func:`_stumble`."""
+    team.share(_stumble(args), workers, units)
+
+
 @pytest.fixture(autouse=True)
 def processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many as anyone asks for, however few this machine has, who rest for long; and nobody is left awake."""
@@ -353,3 +368,17 @@ def test_planning_knows_how_many_units_a_loop_has(
     assert max(ran) <= said <= sum(ran)
     expected = pc.conv(image, kernel, algorithm="im2col", **keywords)
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("where", [0, 70, 99])
+def test_a_part_that_fails_is_not_passed_over(workers: int, where: int) -> None:
+    """Whoever ran it, the caller or a helper; the loop that comes after knows nothing of it."""
+    for _ in range(5):
+        first, second = np.zeros((2, 100), np.int64)
+        have_awake(workers - 1)
+        with pytest.raises(RuntimeError, match="failed"):
+            stumble(workers, 100, first, where)
+        stumble(workers, 100, second, -1)
+        assert first[where] == 0
+        np.testing.assert_array_equal(second, 1)

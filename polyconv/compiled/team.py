@@ -22,17 +22,19 @@ __all__ = ["BEGUN", "FREE", "GRACE", "OPENED", "announce", "join", "share", "sha
 
 GRACE = 300
 """Looks until others must have ended their parts of a loop, or begun what they said they would."""
+_UNDONE = "a part of a compiled loop failed, and its results are not there"
 _PARTS = 16  # of a loop for each thread: so many that they end together, so few that drawing them costs nothing
 
 # One loop at a time is shared: whoever has it made it OWNED, and OPEN as long as anyone may come INSIDE, for whom there
 # are so many PLACES; CODE is its function, BLOCK its arguments, UNITS its length and LENGTH that of its parts, of which
-# so many are DRAWN: LOW ones by the owner, HIGH ones by others. So many loops were OPENED, and BEGUN, shared or not.
-# What comes after these is FREE for others.
-_OWNED, _OPEN, _INSIDE, _PLACES, _CODE, _BLOCK, _UNITS, _LENGTH, _DRAWN, _LOW, _HIGH, OPENED, BEGUN, FREE = range(
-    0, 14 * LINE, LINE
+# so many are DRAWN: LOW ones by the owner, HIGH ones by others, and so many have FAILED. So many loops were OPENED, and
+# BEGUN, shared or not. What comes after these is FREE for others.
+_OWNED, _OPEN, _INSIDE, _PLACES, _CODE, _BLOCK, _UNITS, _LENGTH, _DRAWN, _LOW, _HIGH, _FAILED, OPENED, BEGUN, FREE = (
+    range(0, 15 * LINE, LINE)
 )
 
-_PART = ir.FunctionType(ir.VoidType(), [NUMBER] * 4)  # its loop's arguments, who runs it, the first unit and the last
+# Whether a part failed; of its loop's arguments, who runs it, the first unit and the last.
+_PART = ir.FunctionType(NUMBER, [NUMBER] * 4)
 
 
 @njit("void()", nogil=True, cache=True)
@@ -61,10 +63,10 @@ def shared(function: Callable[..., None]) -> Any:
             within = ir.IRBuilder(function.append_basic_block())
             block, *part = function.args
             packed = within.load(within.inttoptr(block, values[0].type.as_pointer()))
-            # What a loop raises would have nobody to go to; but they raise nothing.
             arguments = [*part, *cgutils.unpack_tuple(within, packed)]
-            context.call_internal_no_propagate(within, compiled.fndesc, inner, arguments)
-            within.ret_void()
+            # What a part raises has nobody to go to on a helper's thread: that it did is what comes back.
+            status, _ = context.call_internal_no_propagate(within, compiled.fndesc, inner, arguments)
+            within.ret(within.zext(status.is_error, NUMBER))
             addresses = function, cgutils.alloca_once_value(builder, values[0])
             return context.make_tuple(builder, signature.return_type, [builder.ptrtoint(a, NUMBER) for a in addresses])
 
@@ -75,13 +77,12 @@ def shared(function: Callable[..., None]) -> Any:
 
 @intrinsic
 def _call(context, code, block, member, first, last):
-    """Run a part of a loop."""
+    """Run a part of a loop; one if it failed, else zero."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.call(builder.inttoptr(args[0], _PART.as_pointer()), args[1:])
-        return context.get_dummy_value()
+        return builder.call(builder.inttoptr(args[0], _PART.as_pointer()), args[1:])
 
-    return types.void(*[types.int64] * 5), build
+    return types.int64(*[types.int64] * 5), build
 
 
 @njit(nogil=True)
@@ -95,7 +96,8 @@ def _draw(member):
     parts = -(-units // length)
     while add(_DRAWN, 1) < parts:
         part = add(_LOW, 1) if member == 0 else parts - 1 - add(_HIGH, 1)
-        _call(code, block, member, part * length, min((part + 1) * length, units))
+        if _call(code, block, member, part * length, min((part + 1) * length, units)) != 0:
+            add(_FAILED, 1)
 
 
 @njit(nogil=True, cache=True)
@@ -103,17 +105,20 @@ def share(body, workers, units):
     """Run a :func:`shared` body over parts of a loop that together are all ``units``, on ``workers`` threads.
 
     Those are the caller's, who is the ``member`` 0, and helpers that rest awake just then. Nobody is waited for who has
-    not come; and where the team is at work for another, the caller does everything.
+    not come; and where the team is at work for another, the caller does everything. Raises RuntimeError if a part raised
+    anything.
     """
     announce()
     code, block = body
     if workers < 2 or units < 2 or put(_OWNED, 1) != 0:
-        _call(code, block, 0, 0, units)
+        if _call(code, block, 0, 0, units) != 0:
+            raise RuntimeError(_UNDONE)
         return
     put(_CODE, code)
     put(_BLOCK, block)
     put(_UNITS, units)
     put(_LENGTH, max(1, units // (_PARTS * workers)))
+    put(_FAILED, 0)
     put(_DRAWN, 0)
     put(_LOW, 0)
     put(_HIGH, 0)
@@ -128,7 +133,10 @@ def share(body, workers, units):
         looks += 1
         if looks > GRACE:  # someone has lost its processor
             give_way()
+    failed = look(_FAILED)
     put(_OWNED, 0)
+    if failed > 0:
+        raise RuntimeError(_UNDONE)
 
 
 @njit(nogil=True)
