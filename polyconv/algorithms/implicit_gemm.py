@@ -170,7 +170,7 @@ def _cost(p: ConvProblem) -> Cost:
 def _prepare_cost(p: ConvProblem) -> Cost:
     depth, columns = _filled(p)
     kept = p.groups * depth * columns * p.itemsize + 4 * depth * (p.ndim + 1)
-    return Cost(traffic=3 * kept, runs=0, calls=6, workspace=kept + p.kernel_elements * p.itemsize, kept=kept)
+    return Cost(traffic=3 * kept, runs=0, calls=4, workspace=kept + p.kernel_elements * p.itemsize, kept=kept)
 
 
 def _reject(p: ConvProblem, target: Target) -> str | None:

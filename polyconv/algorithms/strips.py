@@ -176,7 +176,7 @@ def _prepare_cost(p: ConvProblem) -> Cost:
     fills = (strip.sets(p) * strip.filters > p.filters) + (strip.weights > strip.filters)
     kept = p.groups * strip.sets(p) * strip.weights * p.channels * p.taps * p.itemsize
     workspace = kept * (1 + fills)
-    return Cost(traffic=2 * workspace, runs=0, calls=2 + 2 * fills, workspace=workspace, kept=kept)
+    return Cost(traffic=2 * workspace, runs=0, calls=1 + 2 * fills, workspace=workspace, kept=kept)
 
 
 def _reject(p: ConvProblem, target: Target) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from types import ModuleType
@@ -18,7 +19,7 @@ from ..arrays import Array, device
 from ..cuda import kernels
 from ..problem import ConvProblem
 from .base import Cost
-from .minimal import Settings, Way, axis_matrices, kernel_at_points, kernel_cost, refusal, with_error
+from .minimal import Settings, Way, axis_matrices, design_of, kernel_at_points, kernel_cost, refusal, with_error
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -160,4 +161,9 @@ def _reject(settings: Settings, problem: ConvProblem, target: Target) -> str | N
     return None
 
 
-CUDA = Way(_reject, _prepare, kernel_cost, _cost, _write, None, kernels.casts)
+def _prepare_cost(settings: Settings, p: ConvProblem) -> Cost:
+    # A matrix is brought from the host, which is two operations of CuPy's, and multiplies the kernel.
+    return replace(kernel_cost(settings, p), calls=3 * len(design_of(settings, p).G) + 1)
+
+
+CUDA = Way(_reject, _prepare, _prepare_cost, _cost, _write, None, kernels.casts)
