@@ -11,7 +11,8 @@ and vectors a block has is told by the types of two tuples; numba compiles one f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
 
@@ -24,59 +25,59 @@ from .vectors import INDEX, REGISTERS, VECTOR_BYTES, Vectors
 __all__ = ["REGISTERS", "VECTOR_BYTES", "copy", "multiply", "slide", "sweep"]
 
 
+@dataclass(frozen=True, slots=True)
 class _Given:
-    """What an intrinsic was given, by number: an operand, or one of the fields of an operand that is a tuple."""
+    """An argument of an intrinsic, as the compiler has it; of a tuple, its fields are such themselves."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
-        self._context, self._builder = context, builder
-        self._values, self._types = args, signature.args
-
-    def __getitem__(self, which: int) -> _Given:
-        """The fields of a tuple."""
-        given = object.__new__(_Given)
-        given._context, given._builder = self._context, self._builder
-        given._values, given._types = cgutils.unpack_tuple(self._builder, self._values[which]), self._types[which].types
-        return given
+    context: Any
+    builder: Any
+    type: Any
+    value: Any
 
     def __len__(self) -> int:
-        return len(self._types)
+        return len(self.type)
 
-    def length(self, which: int) -> int:
-        """How many entries a tuple has."""
-        return len(self._types[which])
+    def __iter__(self) -> Iterator[_Given]:
+        values = cgutils.unpack_tuple(self.builder, self.value)
+        return (_Given(self.context, self.builder, *each) for each in zip(self.type.types, values, strict=True))
 
-    def is_none(self, which: int) -> bool:
+    @property
+    def none(self) -> bool:
         """Whether there is nothing."""
-        return isinstance(self._types[which], types.NoneType | types.Omitted)
+        return isinstance(self.type, types.NoneType | types.Omitted)
 
-    def is_table(self, which: int) -> bool:
-        """Whether it is an array."""
-        return isinstance(self._types[which], types.Array)
+    @property
+    def stored(self) -> bool:
+        """Whether it is a table in memory."""
+        return isinstance(self.type, types.Array)
 
-    def integer(self, which: int) -> Any:
+    @property
+    def integer(self) -> Any:
         """An integer, as the compiler counts."""
-        return self._context.cast(self._builder, self._values[which], self._types[which], types.int64)
+        return self.context.cast(self.builder, self.value, self.type, types.int64)
 
-    def integers(self, *those: int) -> list[Any]:
-        """Some of them; all, if none are named."""
-        return [self.integer(which) for which in those or range(len(self))]
-
-    def boolean(self, which: int) -> Any:
+    @property
+    def boolean(self) -> Any:
         """A truth."""
-        return self._context.cast(self._builder, self._values[which], self._types[which], types.boolean)
+        return self.context.cast(self.builder, self.value, self.type, types.boolean)
 
-    def data(self, which: int, vectors: Vectors) -> Any:
+    def data(self, vectors: Vectors) -> Any:
         """An address, as a pointer to numbers."""
-        return self._builder.inttoptr(self._values[which], vectors.type.element.as_pointer())
+        return self.builder.inttoptr(self.value, vectors.type.element.as_pointer())
 
-    def table(self, which: int) -> Callable[[Any], Any]:
+    @property
+    def table(self) -> Callable[[Any], Any]:
         """A table's entries by number; an integer stands for the table of its multiples."""
-        builder = self._builder
-        if self.is_table(which):
-            found = self._context.make_array(self._types[which])(self._context, builder, self._values[which]).data
-            return lambda index: builder.load(builder.gep(found, [index]))
-        number = self.integer(which)
-        return lambda index: builder.mul(index, number)
+        if self.stored:
+            entries = self.context.make_array(self.type)(self.context, self.builder, self.value).data
+            return lambda index: self.builder.load(self.builder.gep(entries, [index]))
+        number = self.integer
+        return lambda index: self.builder.mul(index, number)
+
+
+def _all_given(context: Any, builder: Any, signature: Any, args: Any) -> Iterator[_Given]:
+    """An intrinsic's arguments."""
+    return (_Given(context, builder, *each) for each in zip(signature.args, args, strict=True))
 
 
 @intrinsic
@@ -110,20 +111,23 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        given = _Given(context, builder, signature, args)
-        rows, vectors, scalars, beyond = (given[1].length(i) for i in range(4))
-        a, b, y = (given[i].data(0, v) for i in (2, 3, 4))
-        a_rows, a_taps, b_taps, y_rows = given[2].table(1), given[2].table(2), given[3].table(1), given[4].table(1)
-        a_place, b_place, y_place = given[5].integers()
-        first, number, lanes, begin, end = given.integers(6, 7, 8, 9, 10)
-        more = given.boolean(11)
-        framed = not given.is_none(13)
+        _, code, a, b, y, places, *counts, more, soon, frame = _all_given(context, builder, signature, args)
+        rows, vectors, scalars, past = map(len, code)
+        (a, a_rows, a_taps), (b, b_taps, *b_columns), (y, y_rows) = a, b, y
+        spaced = not a_rows.stored
+        a_rows, a_taps, b_taps, y_rows = (each.table for each in (a_rows, a_taps, b_taps, y_rows))
+        a, b, y = (each.data(v) for each in (a, b, y))
+        a_place, b_place, y_place = (each.integer for each in places)
+        first, number, lanes, begin, end = (each.integer for each in counts)
+        more, framed = more.boolean, not frame.none
         if framed:
-            columns, (column, width, edge) = given[3].table(2), given[13].integers()
+            (columns,) = (each.table for each in b_columns)
+            column, width, edge = (each.integer for each in frame)
         streams = []
-        if not given.is_none(12):
-            for array, here, entries in ((a, 0, 1), (b, 2, 3)):
-                streams += [(array, given[12].integer(here), move) for move in given[12][entries].integers()]
+        if not soon.none:
+            a_soon, a_move, b_soon, b_move = soon
+            streams = [(a, a_soon.integer, move.integer) for move in a_move]
+            streams += [(b, b_soon.integer, move.integer) for move in b_move]
 
         def vectors_of(array: Any, offset: Any, masks: list[Any]) -> list[Any]:
             return [v.load(array, ahead(offset, i), mask) for i, mask in enumerate(masks)]
@@ -135,7 +139,7 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
         # Rows that nobody wants are computed from the first one's operands, and stored nowhere.
         which = [builder.add(first, builder.select(want, INDEX(m), INDEX(0))) for m, want in enumerate(wanted)]
         y_start = [builder.add(y_place, y_rows(index)) for index in which]
-        if not given[2].is_table(1):  # evenly spaced, and there for all
+        if spaced:  # evenly, and there for all
             which = [builder.add(first, INDEX(m)) for m in range(rows)]
         a_start = [builder.add(a_place, a_rows(index)) for index in which]
 
@@ -173,7 +177,7 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
             for want, row, start in zip(wanted, sums, y_start, strict=True):
                 with builder.if_then(want, likely=True):
                     for i, (mask, place) in enumerate(zip(masks, row, strict=True)):
-                        v.store(builder.load(place), y, ahead(start, i), mask, past=bool(beyond))
+                        v.store(builder.load(place), y, ahead(start, i), mask, past=bool(past))
 
         full = builder.icmp_signed(">=", lanes, INDEX(vectors * v.lanes))
         if framed:
@@ -216,10 +220,11 @@ def sweep(context, element, code, a, b, y, places, number, more):
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        given = _Given(context, builder, signature, args)
-        several, together, step = (given[1].length(i) for i in range(3))
-        (a, a_row), (b, b_tap), (y, y_row) = ((given[i].data(0, v), given[i].integer(1)) for i in (2, 3, 4))
-        (a_place, b_place, y_place), number, more = given[5].integers(), given.integer(6), given.boolean(7)
+        _, code, a, b, y, places, number, more = _all_given(context, builder, signature, args)
+        several, together, step = map(len, code)
+        (a, a_row), (b, b_tap), (y, y_row) = ((data.data(v), apart.integer) for data, apart in (a, b, y))
+        a_place, b_place, y_place = (each.integer for each in places)
+        number, more = number.integer, more.boolean
         kernel = [v.load(b, builder.add(b_place, builder.mul(INDEX(t), b_tap)), None) for t in range(several)]
 
         def over(adding: bool) -> None:
@@ -282,17 +287,20 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        given = _Given(context, builder, signature, args)
-        high, rows, tall, several, down, step, wide_a, wide_b, beyond = (given[1].length(i) for i in range(9))
-        a, b, y = (given[i].data(0, v) for i in (2, 3, 4))
-        (a_down, a_row, a_tap), a_lines = given[2].integers(1, 2, 3), given[2].table(4)
-        (b_down, b_tap), b_lines = given[3].integers(1, 2), given[3].table(3)
-        (y_down, y_row), (a_place, b_place, y_place) = given[4].integers(1, 2), given[5].integers()
-        lanes, begin, end, taps = given.integers(6, 7, 8, 9)
-        framed = given[2].is_table(5)
+        _, code, a, b, y, places, *counts, frame = _all_given(context, builder, signature, args)
+        high, rows, tall, several, down, step, wide_a, wide_b, past = map(len, code)
+        (a, *a_apart, a_lines, columns), (b, *b_apart, b_lines), (y, *y_apart) = a, b, y
+        a, b, y = (each.data(v) for each in (a, b, y))
+        a_lines, b_lines = a_lines.table, b_lines.table
+        (a_down, a_row, a_tap), (b_down, b_tap), (y_down, y_row) = (
+            [each.integer for each in apart] for apart in (a_apart, b_apart, y_apart)
+        )
+        a_place, b_place, y_place = (each.integer for each in places)
+        lanes, begin, end, taps = (each.integer for each in counts)
+        framed = columns.stored
         if framed:
-            columns = given[2].table(5)
-            column, width, line, lines_row, lines_tap, height, edge = given[10].integers()
+            columns = columns.table
+            column, width, line, lines_row, lines_tap, height, edge = (each.integer for each in frame)
         outputs = [*product(range(high), range(rows))]
 
         def at(first: Any, *moves: tuple[int, Any]) -> Any:
@@ -352,7 +360,7 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
                     with v.each(whole, taps) as tap:
                         meet(tap, 1)
             for (k, m), place in sums.items():
-                v.store(builder.load(place), y, at(y_place, (k, y_down), (m, y_row)), mask, past=bool(beyond))
+                v.store(builder.load(place), y, at(y_place, (k, y_down), (m, y_row)), mask, past=bool(past))
 
         full = builder.icmp_signed(">=", lanes, INDEX(v.lanes))
         if framed:
