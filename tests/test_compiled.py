@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import platform
@@ -23,12 +24,13 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit, typeof
+from numba.core.dispatcher import Dispatcher
 from strategies import Case, cases
 
 import polyconv as pc
 from polyconv import arrays, execution, kernel_gradient, planning, pool, tiling
 from polyconv.algorithms import direct, fused, sliding
-from polyconv.compiled import codelets, resting
+from polyconv.compiled import butterflies, codelets, kept, resting
 from polyconv.compiled.codelets import Matrices, transform
 from polyconv.compiled.microkernel import VECTOR_BYTES, copy, multiply, slide
 from polyconv.execution import road
@@ -357,6 +359,24 @@ def test_the_kernels_gradient_as_sums_is_that_by_convolution(case: Case) -> None
     kernel_gradient._choice.cache_clear()
     if y.size and case.w.size:
         assert [way.workers for way in ways] in ([1, 1], [1, 2])
+
+
+def test_code_is_kept_under_a_stamp_of_all_sources(tmp_path: Path) -> None:
+    """Of this folder's: functions are made of each other's code, and numba looks at the file of each alone."""
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("one = 1")
+    before = kept.stamp(tmp_path)
+    assert kept.stamp(tmp_path) == before
+    (tmp_path / "b.py").write_text("one = 2")
+    assert kept.stamp(tmp_path) != before
+    here = Path(kept.__file__).parent
+    modules = [importlib.import_module(f"polyconv.compiled.{path.stem}") for path in here.glob("[!_]*.py")]
+    found = {each for module in modules for each in vars(module).values() if isinstance(each, Dispatcher)}
+    ours = [each for each in found if each.__module__.startswith("polyconv.") and each._cache.cache_path]
+    assert len(ours) > 20
+    for each in ours:
+        assert each.py_func.__qualname__.endswith(kept.stamp(here))
+    assert kept.stamp(here) in butterflies._transform.__qualname__
 
 
 def test_an_integer_stands_for_the_table_of_its_multiples() -> None:

@@ -260,7 +260,7 @@ def _lines(
     p: ConvProblem, high: int, x_strides: tuple[int, ...], y_space: Sequence[int], w_space: Sequence[int], inner: int,
     xp: ModuleType,
 ) -> _Lines:  # fmt: skip
-    """Those of all places on the axes that vectors do not slide along."""
+    """Those of all places on the axes but that along which the kernel slides."""
     planes, x_space = holds(p) == "positions", x_strides[3:]
     others = [a for a in range(p.ndim) if a != _along(p)]
     channels = every(p.channels, x_strides[2]), every(p.channels, inner)

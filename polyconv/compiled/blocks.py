@@ -9,6 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from .codelets import transform
+from .kept import kept
 from .microkernel import copy, multiply
 from .team import share, shared
 
@@ -97,7 +98,7 @@ def _backward(
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def kernel_panels(
     element, g, wide, there, w, w_group, w_channel, w_lines, panels, panel_lines, scratch, width, points, channels,
     filters, groups,
@@ -189,7 +190,7 @@ def _winograd(
                     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def winograd(workers, units, bt, at, *args):
     """Run :func:`_winograd`."""
     share(_winograd((bt, at, *args)), workers, units)

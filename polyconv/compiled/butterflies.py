@@ -13,10 +13,11 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, int64, njit, types
+from numba import cfunc, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .kept import kept, stamped
 from .vectors import INDEX, Vectors, lanes_of
 
 __all__ = ["RADICES", "code", "transform"]
@@ -147,7 +148,7 @@ RADICES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16)
 """Points of the transforms that are written as straight-line code."""
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _stages(
     element, radix, source, s_base, s_next, s_step, s_turn, target, t_base, t_next, t_step, t_turn, twiddles, count,
 ):  # fmt: skip
@@ -187,6 +188,7 @@ def _stages(
                target, t_base, t_next, t_step, t_turn, twiddles, count)  # fmt: skip
 
 
+@stamped
 def _transform(element, r, s, twiddles, source, s_base, s_step, target, t_base, t_step, turn, scratch):
     """:func:`transform` with all that it is told."""
     lanes, zero = lanes_of(element), int64(0)  # which numba takes for any other, and compiles nothing for it alone
@@ -218,7 +220,7 @@ def _call(
     return types.void(types.int64, element, *numbers), build
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def transform(element, plan, source, s_base, s_step, target, t_base, t_step, turn, scratch):
     """Transform points that lie ``s_step`` elements apart, to where they are to lie ``t_step`` apart.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from .kept import kept
 from .microkernel import copy, multiply, slide
 from .team import announce, share, shared
 from .vectors import lanes_of, turn
@@ -60,7 +61,7 @@ def _over_filters(
                     w_soon += depth * w_move
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def over_filters(workers, units, *args):
     """Run :func:`_over_filters`."""
     share(_over_filters(args), workers, units)
@@ -109,7 +110,8 @@ def _over_lines(
     where that lies in ``x``, ``y`` and ``w``, how many lanes it has, and whether it sees what lies beside a plane;
     ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how far apart in
     ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. ``frame`` is how many columns and lines a plane
-    has, and how many lines on those of an output and of a tap are from those before. A unit is a run.
+    has, and how many lines on those of an output and of a tap are from those before; of nothing but planes it is looked
+    at. A unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
@@ -139,7 +141,7 @@ def _over_lines(
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def over_lines(workers, units, *args):
     """Run :func:`_over_lines`."""
     share(_over_lines(args), workers, units)
@@ -183,7 +185,7 @@ def _over_positions(
                         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def over_positions(workers, units, *args):
     """Run :func:`_over_positions`."""
     share(_over_positions(args), workers, units)
@@ -229,13 +231,13 @@ def _over_panels(
                 )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def over_panels(workers, units, *args):
     """Run :func:`_over_panels`."""
     share(_over_panels(args), workers, units)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def sums_over_positions(
     element, rows, vectors, scalars, x, dy, dw, x_rows, dw_rows, x_steps, dy_steps, stretches, regions, groups, x_channel,
     dw_channel, extent, width,
@@ -273,7 +275,7 @@ def sums_over_positions(
                             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def interleave(element, x, x_strides, y, y_strides, shape, back):
     """Copy ``(N, G, C, *size)`` from memory with space innermost to memory with channels so, or ``back``.
 
@@ -310,7 +312,7 @@ def _add(member, begin, end, rows, bias, every):
             row[i] += bias[i] if every else number
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def add(workers, units, *args):
     """Run :func:`_add`."""
     share(_add(args), workers, units)

@@ -104,8 +104,8 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
     every tap, in a tuple of one entry or none, and the same of ``b``. Processors fetch ahead by themselves, but they begin
     late, and again on every page.
 
-    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a third table, of how far right
-    of their first lane's column each tap's is; the ``frame`` is that column, how many columns there are, and whether a
+    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a second table, of how far right
+    of their first lane's column each tap's is; the ``frame`` is the first lane's column, how many columns there are, and whether a
     block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there has to be nothing such.
     """
 
@@ -279,7 +279,8 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
     lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has entries. ``past`` is as in :func:`multiply`.
 
     Where ``a`` is a plane with zeros around it that are not stored, it has a second table, else None, of how far right of
-    its first lane's column that of a line's pixels is. The ``frame`` is that column, how many columns there are, which line the
+    its first lane's column that of a line's pixels is. The ``frame``, which is looked at then alone, is the first lane's
+    column, how many columns there are, which line the
     block's first pixels are on, how many lines on those of the next output and of the next tap are, how many lines there
     are, and whether the block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there
     has to be nothing such.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from numba import njit
 
 from .codelets import transform
+from .kept import kept
 from .microkernel import copy, sweep
 from .team import share, shared
 from .vectors import lanes_of
@@ -132,7 +133,7 @@ def _winograd(
                     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def winograd(workers, units, bt, at, *args):
     """Run :func:`_winograd`."""
     share(_winograd((bt, at, *args)), workers, units)

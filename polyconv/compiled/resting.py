@@ -21,6 +21,7 @@ from numba import njit
 
 from . import counters
 from .counters import LINE, LINES, add, give_way, lock, look, number, processor, put, release, take
+from .kept import kept
 from .team import BEGUN, FREE, GRACE, OPENED, join
 
 __all__ = ["SEATS", "TURNS", "awaited", "awake", "clear", "end", "expect", "known", "post", "rest", "seat"]
@@ -123,7 +124,7 @@ def seat() -> int:
 # -- what threads do -----------------------------------------------------------------------------------------
 
 
-@njit("int64(int64, int64)", cache=True)
+@kept("int64(int64, int64)")
 def _seat(own, thread):
     """Take a lock, and the next seat for it and a thread."""
     take(own)
@@ -146,7 +147,7 @@ def _wake(sleepers):
             sleepers -= 1
 
 
-@njit("Tuple((int64, boolean))(int64)", cache=True)
+@kept("Tuple((int64, boolean))(int64)")
 def _processors(helpers):
     """The processor of the caller, and whether a helper that rests has none of its own, or may get none when woken."""
     here = processor()
@@ -163,7 +164,7 @@ def _processors(helpers):
     return here, False
 
 
-@njit("int64(int64)", cache=True)
+@kept("int64(int64)")
 def _expect(helpers):
     """Say that there will be a loop, have so many helpers awake, and return how many rest."""
     add(_EXPECTED, 1)
@@ -174,7 +175,7 @@ def _expect(helpers):
     return look(_PRESENT)
 
 
-@njit("void(int64)", cache=True)
+@kept("void(int64)")
 def post(helpers):
     """Say that there is a job for so many helpers: who rests awake looks for it, and so many who sleep.
 
@@ -184,13 +185,13 @@ def post(helpers):
     _wake(helpers)
 
 
-@njit("void()", cache=True)
+@kept("void()")
 def end():
     """Say that a job has ended."""
     add(_ENDED, 1)
 
 
-@njit("void(int64, int64, int64, boolean)", nogil=True, cache=True)
+@kept("void(int64, int64, int64, boolean)", nogil=True)
 def rest(seat, posted, turns, awake):
     """Share loops until more jobs than ``posted`` are there; awake, but asleep where there was no loop for long.
 
@@ -237,7 +238,7 @@ def rest(seat, posted, turns, awake):
     add(_AWAKE, -1)
 
 
-@njit("boolean(int64)", nogil=True, cache=True)
+@kept("boolean(int64)", nogil=True)
 def awaited(ended):
     """Wait for more jobs to have ended than ``ended``, and say whether it has come to that."""
     for _ in range(TURNS):

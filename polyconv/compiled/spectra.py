@@ -12,16 +12,17 @@ the last.
 
 from __future__ import annotations
 
-from numba import int64, njit
+from numba import int64
 
 from .butterflies import transform
+from .kept import kept
 from .team import share, shared
 from .vectors import lanes_of, lanes_to_rows, load, load_first, rows_to_lanes, splat, store, store_first, zero
 
 __all__ = ["convolve", "kernel"]
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _bounds(places, number, bases, corners, row, start, lengths, sizes, most, steps):
     """Where a row of every block lies, and which of its elements are there: the first three rows of ``places``.
 
@@ -51,7 +52,7 @@ def _bounds(places, number, bases, corners, row, start, lengths, sizes, most, st
     return somewhere
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _gather(element, x, step, interleaved, places, number, length, target, begin):
     """A row of every block: element ``j`` goes to ``begin + 2 * j * lanes``, zeros where there is none."""
     lanes = lanes_of(element)
@@ -67,7 +68,7 @@ def _gather(element, x, step, interleaved, places, number, length, target, begin
         store(zero(element), target, begin + 2 * j * lanes)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _rows_forward(
     element, x, step, interleaved, places, number, bases, corners, start, lengths, sizes, steps, plan, spectra, at,
     buffer, scratch,
@@ -107,7 +108,7 @@ def _rows_forward(
                 store(c - a, spectra, second + here + lanes)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _rows_backward(
     element, y, step, interleaved, places, number, bases, corners, start, lengths, sizes, most, steps, plan, spectra,
     buffer, scratch,
@@ -144,7 +145,7 @@ def _rows_backward(
                 lanes_to_rows(element, buffer, part * lanes, pair, most[-1], y, places)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _lines(element, spectra, at, lengths, axis, plan, turn, scratch):
     """Transform along an axis that is not the last, forwards, or backwards where ``turn`` is a vector's length."""
     length = plan[0]
@@ -161,7 +162,7 @@ def _lines(element, spectra, at, lengths, axis, plan, turn, scratch):
             transform(element, plan, spectra, base, inner, spectra, base, inner, turn, scratch)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _multiply(element, wide, x, x_base, x_step, w, w_base, w_step, y, y_base, y_step, number, more):
     """``y`` is or grows by ``x`` times ``w``, complex numbers a step apart: ``w`` has vectors, or numbers for all lanes."""
     lanes = lanes_of(element)
@@ -179,7 +180,7 @@ def _multiply(element, wide, x, x_base, x_step, w, w_base, w_step, y, y_base, y_
         store(im, y, end + lanes)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _filtered(
     element, wide, channels, filters, k, lengths, plan, spectra, size, w, w_lines, w_channel, w_step, result, line, sums,
     scratch,
@@ -203,7 +204,7 @@ def _filtered(
             transform(element, plan, sums, 0, pair, result, base, inner, lanes_of(element), scratch)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def _room(element, lengths):
     """Elements of the longest line of a block, and of its spectra."""
     longest, size = 0, (lengths[-1] // 2 + 1) * 2 * lanes_of(element)
@@ -276,13 +277,13 @@ def _convolve(
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def convolve(workers, units, *args):
     """Run :func:`_convolve`."""
     share(_convolve(args), workers, units)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def kernel(element, interleaved, kernels, lengths, plans, w, w_sizes, w_steps, spectra, work):
     """Transform ``kernels``, as many at a time as a vector has lanes, and twice too large, to blocks of spectra."""
     lanes, axes = lanes_of(element), len(lengths)

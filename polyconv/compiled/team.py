@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .counters import LINE, NUMBER, add, give_way, look, put
+from .kept import kept
 
 __all__ = ["BEGUN", "FREE", "GRACE", "OPENED", "announce", "join", "share", "shared"]
 
@@ -33,11 +34,11 @@ _OWNED, _OPEN, _INSIDE, _PLACES, _CODE, _BLOCK, _UNITS, _LENGTH, _DRAWN, _LOW, _
     range(0, 15 * LINE, LINE)
 )
 
-# Whether a part failed; of its loop's arguments, who runs it, the first unit and the last.
+# It returns whether a part failed, and takes its loop's arguments, who runs it, the first unit and the last.
 _PART = ir.FunctionType(NUMBER, [NUMBER] * 4)
 
 
-@njit("void()", nogil=True, cache=True)
+@kept("void()", nogil=True)
 def announce():
     """Say that a loop begins, having let go of Python's lock: the first thing that one does."""
     add(BEGUN, 1)
@@ -100,7 +101,7 @@ def _draw(member):
             add(_FAILED, 1)
 
 
-@njit(nogil=True, cache=True)
+@kept(nogil=True)
 def share(body, workers, units):
     """Run a :func:`shared` body over parts of a loop that together are all ``units``, on ``workers`` threads.
 
