@@ -106,8 +106,6 @@ def torch(layer: Workload, x: np.ndarray, w: np.ndarray, threads: int) -> Calls:
         import torch
     except ImportError:
         return
-    if not isinstance(x, np.ndarray) and not torch.cuda.is_available():
-        return  # a PyTorch for processors alone
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = True  # on a GPU, the fastest algorithm that it finds
     ndim = x.ndim - 2
@@ -448,6 +446,10 @@ def main() -> None:
     if held := [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ]:
         sys.exit(f"unset {' and '.join(held)}: with them NumPy's BLAS is not what users have")
     if args.device == "cuda":
+        if missing := gpu.missing():
+            sys.exit(f"ratios are to PyTorch's times, and {missing}")
+        if "torch" not in (args.only or peers):
+            parser.error("ratios are to PyTorch's times: --only has to name torch as well")
         round_products(args.tf32)
     contestants = [polyconv, *(peers[name] for name in args.only or peers)]
     results: dict[str, dict[str, dict[str, float]]] = {dtype: {} for dtype in args.dtypes}

@@ -17,6 +17,15 @@ def layer_of(layer: Workload) -> Workload:
     return layer._replace(x=(BATCH, *layer.x[1:]))
 
 
+def missing() -> str | None:
+    """Why nothing can be raced here, or None."""
+    try:
+        import torch
+    except ImportError:
+        return "there is no PyTorch here"
+    return None if torch.cuda.is_available() else "the PyTorch here knows no GPU"
+
+
 def put(a: np.ndarray) -> Any:
     """An array on the GPU."""
     import cupy

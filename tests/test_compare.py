@@ -123,6 +123,20 @@ def test_the_race_on_a_gpu(compare: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert compare.gpu.layer_of(small(compare)).x == (3, 3, 9, 9)
 
 
+def test_a_race_on_a_gpu_is_one_against_pytorch(compare: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Where there is none, or it is not to take part, that is said first."""
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["compare_peers.py", "--device", "cuda", "--only", "cupyx"])
+    monkeypatch.setattr(compare.gpu, "missing", lambda: "there is none")
+    with pytest.raises(SystemExit, match="PyTorch's times, and there is none"):
+        compare.main()
+    monkeypatch.setattr(compare.gpu, "missing", lambda: None)
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "--only has to name torch as well" in capsys.readouterr().err
+
+
 def test_products_are_rounded_for_all_or_for_none(compare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setenv("CUPY_TF32", "0")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..arrays import Array, device
 from ..cuda import kernels
 from ..problem import ConvProblem
+from . import phases
 from .base import Cost
 from .minimal import Settings, Way, axis_matrices, design_of, kernel_at_points, kernel_cost, refusal, with_error
 
@@ -162,8 +163,8 @@ def _reject(settings: Settings, problem: ConvProblem, target: Target) -> str | N
 
 
 def _prepare_cost(settings: Settings, p: ConvProblem) -> Cost:
-    # A matrix is brought from the host, which is two operations of CuPy's, and multiplies the kernel.
-    return replace(kernel_cost(settings, p), calls=3 * len(design_of(settings, p).G) + 1)
+    # A matrix is brought from the host, which is two operations of CuPy's, and multiplies the kernel, which was turned.
+    return replace(kernel_cost(settings, p), calls=3 * len(design_of(settings, phases.unit(p)).G) + 1)
 
 
 CUDA = Way(_reject, _prepare, _prepare_cost, _cost, _write, None, kernels.casts)
