@@ -418,11 +418,9 @@ def plot(results: dict[str, dict[str, dict[str, float]]], where: dict[str, Any],
 
 def round_products(rounded: bool) -> None:
     """Let PyTorch and CuPy round what single precision's products multiply, or neither."""
+    import torch
+
     os.environ["CUPY_TF32"] = str(int(rounded))
-    try:
-        import torch
-    except ImportError:
-        return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from spy import WrongRoad, only
 from strategies import Case, cases
-from tolerance import beyond_direct
+from tolerance import beyond_direct, within_rounding
 
 import polyconv as pc
 from polyconv.algorithms.taps import DEPTHWISE
@@ -124,22 +124,6 @@ def test_unsigned_integers_stay_unsigned() -> None:
         y = pc.conv2d(x, w, algorithm=algorithm)
         assert y.dtype == np.uint64
         assert int(y[0, 0, 0, 0]) == 2**63
-
-
-def within_rounding(case: Case, y: np.ndarray, algorithm: str, dtype: np.dtype, beyond: float) -> None:
-    """Each output is off by no more than direct summation in any order may be (Higham 2002, section 3.1).
-
-    Methods that transform blocks may be off by so much ``beyond``.
-    """
-    expected, magnitude = case.expected(), case.magnitude()
-    complex_factor = 4 if np.dtype(dtype).kind == "c" else 1
-    total = np.float32 if np.finfo(dtype).bits == 16 else dtype
-    bound = complex_factor * case.terms * np.finfo(total).eps * magnitude + beyond
-    if total is not dtype:  # the one rounding at the end
-        bound = bound + np.finfo(dtype).eps * (np.abs(expected).astype(float) + bound) + np.finfo(dtype).tiny
-    error = np.abs(y - expected.astype(np.result_type(dtype, np.float64)))
-    worst = np.max(error - bound, initial=-1.0)
-    assert worst <= 0, f"{algorithm}: an error of {np.max(error)} where {np.max(bound)} is allowed"
 
 
 def test_floats_within_rounding(xp: Backend) -> None:

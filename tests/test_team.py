@@ -26,16 +26,22 @@ from polyconv.tiling import whole
 _PATIENCE = 20_000_000  # looks for another thread, some seconds
 
 
+@njit(nogil=True)
+def _await(come, others, patience):
+    """Wait until so many ``others`` have come, or it takes too long."""
+    looks = 0
+    while looks < patience and come.sum() < others:
+        counters.give_way()
+        looks += 1
+
+
 @team.shared
 def _mark(member, begin, end, marks, come, others):
     """Count every unit and who had it, and wait within the first parts until so many ``others`` have come."""
     come[member] = 1
     for unit in range(begin, end):
         marks[unit, member] += 1
-    looks = 0
-    while looks < _PATIENCE and come.sum() < others:
-        counters.give_way()
-        looks += 1
+    _await(come, others, _PATIENCE)
 
 
 @njit(nogil=True)
@@ -48,10 +54,7 @@ def mark(workers, units, *args):
 def _stumble(member, begin, end, marks, come, others, who):
     """Count every unit, once so many ``others`` have come, or it takes too long; but ``who`` fails."""
     come[member] = 1
-    looks = 0
-    while looks < 20_000 and come.sum() < others:
-        counters.give_way()
-        looks += 1
+    _await(come, others, 20_000)
     for unit in range(begin, end):
         if member == who:
             raise ValueError

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
+from strategies import Case
 
 import polyconv as pc
 
@@ -47,6 +48,22 @@ def settled(y: Any, plan: pc.Plan, a: Any, b: Any, *, terms: int | None = None) 
     error = float(abs(y - nearest).max())
     assert error <= beyond, f"{plan.algorithm} is off by {error} where {beyond} is allowed"
     return nearest
+
+
+def within_rounding(case: Case, y: np.ndarray, algorithm: str, dtype: np.dtype, beyond: float) -> None:
+    """Each output is off by no more than direct summation in any order may be (Higham 2002, section 3.1).
+
+    Methods that transform blocks may be off by so much ``beyond``.
+    """
+    expected, magnitude = case.expected(), case.magnitude()
+    complex_factor = 4 if np.dtype(dtype).kind == "c" else 1
+    total = np.float32 if np.finfo(dtype).bits == 16 else dtype
+    bound = complex_factor * case.terms * np.finfo(total).eps * magnitude + beyond
+    if total is not dtype:  # the one rounding at the end
+        bound = bound + np.finfo(dtype).eps * (np.abs(expected).astype(float) + bound) + np.finfo(dtype).tiny
+    error = np.abs(y - expected.astype(np.result_type(dtype, np.float64)))
+    worst = np.max(error - bound, initial=-1.0)
+    assert worst <= 0, f"{algorithm}: an error of {np.max(error)} where {np.max(bound)} is allowed"
 
 
 def _largest(a: np.ndarray) -> Any:

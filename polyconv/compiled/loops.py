@@ -97,21 +97,19 @@ def _run(element, code, x, w, y, places, begin, end, outputs, taps, panels, firs
 
 
 @shared
-def _over_lines(
-    member, begin, end, element, code, x, w, y, outer, along, panels, stretch, images, planes, frame
-):  # fmt: skip
+def _over_lines(member, begin, end, element, code, x, w, y, outer, along, panels, stretch, images, planes, frame):
     """Kernels that slide along an axis, or two: ``rows`` neighbouring outputs, of ``high`` lines, by a vector.
 
     ``code``, ``x``, ``w`` and ``y`` are what :func:`slide` takes. ``outer`` has a row for each place on the other axes:
-    where it lies in ``x`` and ``y``, the first and last of its lines of taps, and whether it has as many lines of outputs
-    as ``high`` has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run of outputs
-    that see the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its taps lie in
-    ``w``, how many those are, and on which line of a plane the first is. ``panels`` has one for every vector of a place:
-    where that lies in ``x``, ``y`` and ``w``, how many lanes it has, and whether it sees what lies beside a plane;
-    ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how far apart in
-    ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. ``frame`` is how many columns and lines a plane
-    has, and how many lines on those of an output and of a tap are from those before; of nothing but planes it is looked
-    at. A unit is a run.
+    where it lies in ``x`` and ``y``, the first and last of its lines of taps, and whether it has as many lines of
+    outputs as ``high`` has, whose lines of taps are ``tall`` ones; if not, it has one. ``along`` has one for every run
+    of outputs that see the same taps of a line: where it lies in ``x`` and ``y``, how many outputs there are, where its
+    taps lie in ``w``, how many those are, and on which line of a plane the first is. ``panels`` has one for every
+    vector of a place: where that lies in ``x``, ``y`` and ``w``, how many lanes it has, and whether it sees what lies
+    beside a plane; ``stretch`` of them are taken through an image at a time. ``planes`` is how many there are, and how
+    far apart in ``x``, ``y`` and ``w``, ``images`` how far apart in ``x`` and ``y``. ``frame`` is how many columns and
+    lines a plane has, and how many lines on those of an output and of a tap are from those before; of nothing but
+    planes it is looked at. A unit is a run.
     """
     x_image, y_image = images
     some, x_plane, y_plane, w_plane = planes
@@ -128,17 +126,12 @@ def _over_lines(
             image * y_image + plane * y_plane + outer[place, 1] + along[run, 1],
         )
         first, last = turn * stretch, min((turn + 1) * stretch, panels.shape[0])
-        lines, outputs, taps = (outer[place, 2], outer[place, 3]), along[run, 2], along[run, 4]
+        begun, ended = outer[place, 2], outer[place, 3]
+        outputs, taps, line = along[run, 2], along[run, 4], along[run, 5]
         if len(high) > 1 and outer[place, 4]:
-            _run(
-                element, code, x, w, y, bases, lines[0], lines[1], outputs, taps, panels, first, last,
-                along[run, 5], frame,
-            )  # fmt: skip
+            _run(element, code, x, w, y, bases, begun, ended, outputs, taps, panels, first, last, line, frame)
         else:
-            _run(
-                element, single, x, w, y, bases, lines[0], lines[1], outputs, taps, panels, first, last,
-                along[run, 5], frame,
-            )  # fmt: skip
+            _run(element, single, x, w, y, bases, begun, ended, outputs, taps, panels, first, last, line, frame)
 
 
 @kept(nogil=True)
@@ -155,11 +148,11 @@ def _over_positions(
     """Vectors of positions that follow each other in the image: a block is some filters by ``width`` positions.
 
     A unit is a row of them, in a group. ``lines`` has a row for every row of ``extent`` outputs: where it begins in
-    ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet the image along the other axes:
-    of a stretch, its first and its last. ``x_taps`` says where taps lie in ``x``, and ``columns`` in which of its columns
-    those of the first output do, of which ``frame`` says how many there are, and which tap's are furthest to the left and
-    to the right. ``y_filters`` says where each filter's outputs begin; ``w`` is
-    ``(groups, panels of filters, taps, rows of a block)``.
+    ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet the image along the other
+    axes: of a stretch, its first and its last. ``x_taps`` says where taps lie in ``x``, and ``columns`` in which of its
+    columns those of the first output do, of which ``frame`` says how many there are, and which tap's are furthest to
+    the left and to the right. ``y_filters`` says where each filter's outputs begin; ``w`` is ``(groups, panels of
+    filters, taps, rows of a block)``.
     """
     filters, taps = y_filters.size, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
@@ -198,9 +191,9 @@ def _over_panels(
 ):  # fmt: skip
     """Vectors of any positions, whose windows are unrolled first: a panel holds ``width`` of them, tap by tap.
 
-    A unit is a panel, in a group; ``room``, ``(members, depth, width)``, has one for every thread. ``x_rows`` says where
-    each row of ``extent`` outputs begins, which follow each other in the image, as all outputs do in the result; ``w``
-    is as in :func:`_over_positions`.
+    A unit is a panel, in a group; ``room``, ``(members, depth, width)``, has one for every thread. ``x_rows`` says
+    where each row of ``extent`` outputs begins, which follow each other in the image, as all outputs do in the result;
+    ``w`` is as in :func:`_over_positions`.
     """
     filters, positions, taps = y_filters.size, x_rows.size * extent, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps

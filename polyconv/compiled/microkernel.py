@@ -85,28 +85,29 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
     """Sums over taps of numbers of ``a`` times vectors of ``b``, for a block of rows and vectors of ``y``.
 
     What is multiplied are numbers of one type, that of ``element``, whose value is nothing. Operands are tuples that
-    begin with an address, an integer, so that no code is compiled twice for arrays that differ in how many axes they have
-    and whether they can be written to; then come tables of offsets in elements: of ``a`` its ``rows`` and its ``taps``, of
-    ``b`` its ``taps``, of ``y`` its ``rows``. An integer stands for the table of its multiples, and is the faster: where it
-    is the rows', the loop needs one register for all their addresses, of which there are few. ``places`` are where in
-    memory of ``a``, ``b`` and ``y`` all that begins. For ``m < number`` and ``i < lanes``, and over ``t`` from ``begin`` to
-    ``end - 1``::
+    begin with an address, an integer, so that no code is compiled twice for arrays that differ in how many axes they
+    have and whether they can be written to; then come tables of offsets in elements: of ``a`` its ``rows`` and its
+    ``taps``, of ``b`` its ``taps``, of ``y`` its ``rows``. An integer stands for the table of its multiples, and is the
+    faster: where it is the rows', the loop needs one register for all their addresses, of which there are few.
+    ``places`` are where in memory of ``a``, ``b`` and ``y`` all that begins. For ``m < number`` and ``i < lanes``, and
+    over ``t`` from ``begin`` to ``end - 1``::
 
         y[place + rows[first + m] + i] = sum a[place + rows[first + m] + taps[t]] * b[place + taps[t] + i]
 
     or, where there is ``more``, that much more than it was.
 
     The ``code`` is four tuples, of which nothing but lengths matters: a block has as many ``rows`` and ``vectors``, at
-    most, as the first two; if the third, ``scalars``, is empty, ``a`` has vectors as well, and ``+ i`` stands there too; if
-    the fourth, ``past``, is not, ``y`` goes past the caches, and its vectors have to be whole lines of them.
+    most, as the first two; if the third, ``scalars``, is empty, ``a`` has vectors as well, and ``+ i`` stands there
+    too; if the fourth, ``past``, is not, ``y`` goes past the caches, and its vectors have to be whole lines of them.
 
-    What later calls read can be fetched meanwhile, if ``soon`` says where in ``a`` that begins and how far on it goes for
-    every tap, in a tuple of one entry or none, and the same of ``b``. Processors fetch ahead by themselves, but they begin
-    late, and again on every page.
+    What later calls read can be fetched meanwhile, if ``soon`` says where in ``a`` that begins and how far on it goes
+    for every tap, in a tuple of one entry or none, and the same of ``b``. Processors fetch ahead by themselves, but
+    they begin late, and again on every page.
 
-    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a second table, of how far right
-    of their first lane's column each tap's is; the ``frame`` is the first lane's column, how many columns there are, and whether a
-    block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there has to be nothing such.
+    Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a second table, of how far
+    right of their first lane's column each tap's is; the ``frame`` is the first lane's column, how many columns there
+    are, and whether a block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there
+    has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -121,7 +122,8 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
         first, number, lanes, begin, end = (each.integer for each in counts)
         more, framed = more.boolean, not frame.none
         if framed:
-            (columns,) = (each.table for each in b_columns)
+            (columns,) = b_columns
+            columns = columns.table
             column, width, edge = (each.integer for each in frame)
         streams = []
         if not soon.none:
@@ -206,16 +208,16 @@ def sweep(context, element, code, a, b, y, places, number, more):
     """Some taps stay in registers while they sweep over positions: sums of numbers of ``a`` times vectors of ``b``.
 
     The other way round than :func:`multiply`, where sums stay and taps pass by: where a sum has few taps, what it costs
-    to begin one and to store it would be seen. Operands are an address and how far apart in elements lie the ``rows`` of
-    ``a`` and of ``y``, and the ``taps`` of ``b``; ``places`` are where in memory they begin. For ``i < number``, over ``t``
-    and for all lanes ``l``::
+    to begin one and to store it would be seen. Operands are an address and how far apart in elements lie the ``rows``
+    of ``a`` and of ``y``, and the ``taps`` of ``b``; ``places`` are where in memory they begin. For ``i < number``,
+    over ``t`` and for all lanes ``l``::
 
         y[place + i * rows + l] = sum a[place + i * rows + t] * b[place + t * taps + l]
 
     or, where there is ``more``, that much more than it was. The ``code`` is three tuples, of which nothing but lengths
-    matters: there are as many taps as ``several`` has; sums do not wait for one another, as many as ``together`` has, of
-    which ``number`` is a multiple; if ``step`` is not empty, it has as many entries as the rows of ``a`` lie apart, and a
-    number that several sums see is then loaded once for all of them, and stays until the last.
+    matters: there are as many taps as ``several`` has; sums do not wait for one another, as many as ``together`` has,
+    of which ``number`` is a multiple; if ``step`` is not empty, it has as many entries as the rows of ``a`` lie apart,
+    and a number that several sums see is then loaded once for all of them, and stays until the last.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -262,28 +264,29 @@ def sweep(context, element, code, a, b, y, places, number, more):
 def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, frame):
     """Sums over lines of taps, of vectors of ``a`` times vectors of ``b``, for a block of neighbouring outputs.
 
-    Operands are tuples of an address and of distances in elements: of ``a`` from one line of pixels ``down`` to the next,
-    from one output's pixels to the next one's of the ``row``, and from those of a ``tap`` to those of the next; of ``b``
-    ``down`` and to the next ``tap``; of ``y`` ``down`` and along a ``row``. In ``a`` and ``b`` a table follows of where
-    ``lines`` of taps begin, and ``places`` are where in memory of ``a``, ``b`` and ``y`` all that begins. For every output
-    ``(k, m)`` of a block and ``i < lanes``, over ``l`` from ``begin`` to ``end - 1``, over ``u`` and ``t < taps``::
+    Operands are tuples of an address and of distances in elements: of ``a`` from one line of pixels ``down`` to the
+    next, from one output's pixels to the next one's of the ``row``, and from those of a ``tap`` to those of the next;
+    of ``b`` ``down`` and to the next ``tap``; of ``y`` ``down`` and along a ``row``. In ``a`` and ``b`` a table follows
+    of where ``lines`` of taps begin, and ``places`` are where in memory of ``a``, ``b`` and ``y`` all that begins. For
+    every output ``(k, m)`` of a block and ``i < lanes``, over ``l`` from ``begin`` to ``end - 1``, over ``u`` and ``t <
+    taps``::
 
         y[place + k * down + m * row + i]
             = sum a[place + lines[l] + (k * d + u) * down + m * row + t * tap + i]
                 * b[place + lines[l] + u * down + t * tap + i]
 
-    The ``code`` is nine tuples, of which nothing but lengths matters. A block has as many outputs as ``high`` has entries by
-    as many as ``rows`` has; ``u`` counts those of ``tall``, and ``d`` is the length of ``down``; so many taps as ``several``
-    has are met at a time. If the window of the next output of a row begins some taps further on, ``step`` has as many: what
-    is loaded for one then serves all that see it, along both axes; if not, ``step`` is empty. There is one number for all
-    lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has entries. ``past`` is as in :func:`multiply`.
+    The ``code`` is nine tuples, of which nothing but lengths matters. A block has as many outputs as ``high`` has
+    entries by as many as ``rows`` has; ``u`` counts those of ``tall``, and ``d`` is the length of ``down``; so many
+    taps as ``several`` has are met at a time. If the window of the next output of a row begins some taps further on,
+    ``step`` has as many: what is loaded for one then serves all that see it, along both axes; if not, ``step`` is
+    empty. There is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has
+    entries. ``past`` is as in :func:`multiply`.
 
-    Where ``a`` is a plane with zeros around it that are not stored, it has a second table, else None, of how far right of
-    its first lane's column that of a line's pixels is. The ``frame``, which is looked at then alone, is the first lane's
-    column, how many columns there are, which line the
-    block's first pixels are on, how many lines on those of the next output and of the next tap are, how many lines there
-    are, and whether the block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there
-    has to be nothing such.
+    Where ``a`` is a plane with zeros around it that are not stored, it has a second table, else None, of how far right
+    of its first lane's column that of a line's pixels is. The ``frame``, which is looked at then alone, is the first
+    lane's column, how many columns there are, which line the block's first pixels are on, how many lines on those of
+    the next output and of the next tap are, how many lines there are, and whether the block may see an edge, where what
+    lies outside is not read, but taken for zeros; elsewhere there has to be nothing such.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
