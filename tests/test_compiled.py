@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
+import mmap
 import os
 import platform
 import re
@@ -52,12 +54,22 @@ def run_slide(element, code, a, b, y, *operands):
 
 
 @njit
-def run_copy(element, source, begin, target, start, number):
-    copy(element, source, begin, target, start, number)
+def run_copy(element, source, begin, target, start, number, apart):
+    copy(element, source, begin, target, start, number, apart)
 
 
 def numbers(rng: np.random.Generator, size: int | tuple[int, ...], dtype: str) -> np.ndarray:
     return rng.integers(0, 9, size).astype(dtype)  # sums of them are exact in every dtype
+
+
+def before_the_abyss(size: int, dtype: str) -> np.ndarray:
+    """An array that ends where memory does: who reads on ends the process."""
+    page, number = mmap.PAGESIZE, size * np.dtype(dtype).itemsize
+    pages = -(-number // page)
+    memory = np.frombuffer(mmap.mmap(-1, (pages + 1) * page), np.uint8)
+    none = 0
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(arrays.address(memory) + pages * page), page, none) == 0
+    return memory[pages * page - number : pages * page].view(dtype)
 
 
 @pytest.mark.parametrize("scalars", [(), (0,)], ids=["vectors", "scalars"])
@@ -81,7 +93,7 @@ def test_the_micro_kernel_keeps_its_definition(dtype: str, scalars: tuple[int, .
                 place = 5 + y_rows[first + m] + i
                 expected[place] = (a[left] * b[right]).sum() + (y[place] if more else 0)
             operands = (arrays.address(a), a_rows, a_taps), (arrays.address(b), b_taps), (arrays.address(y), y_rows)
-            code = (0,) * rows, (0,) * vectors, scalars, ()
+            code = (0,) * rows, (0,) * vectors, scalars, (0,), ()
             run_multiply(a[0], code, *operands, (7, 3, 5), first, number, some, begin, taps, more)
             np.testing.assert_array_equal(y, expected)
 
@@ -129,7 +141,7 @@ def test_stores_past_the_caches_are_the_processors_own() -> None:
         a, y = np.ones(64, dtype=np.float32), arrays.aligned((4096,), np.float32)
         image, kernel, result = map(arrays.address, (a, a, y))
         one, none, places = (0,), (), (0, 0, 0)
-        blocks = one * 2, one, one, past
+        blocks = one * 2, one, one, one, past
         run_multiply(a[0], blocks, (image, 1, 1), (kernel, 16), (result, 16), places, 0, 2, 16, 0, 2, False)
         assert (y[:32] == 2).all()
         table = np.zeros(1, np.int64)
@@ -148,20 +160,26 @@ def test_sums_stay_in_registers(element: Any) -> None:
     """No loop over taps stores a vector: compilers that load much ahead of its use did, two to four times as slowly."""
     table, memory = np.zeros(25, np.int64), np.zeros(100, element.dtype)
     room = arrays.address(memory)
-    for rows, vectors in ((6, 4), (9, 3), (14, 2), (24, 1)):
-        block = (0,) * rows, (0,) * vectors, (0,), ()
-        operands = (room, table, table), (room, table), (room, table), (0, 0, 0)
-        assert_loops_store_nothing(run_multiply, rows * vectors, element, block, *operands, 0, rows, 1, 0, 1, False)
+    alike = [(6, 4), (9, 3), (14, 2), (24, 1)]
+    apart = {1: alike, 2: [(5, 4), (8, 3), (12, 2), (24, 1)], 3: [(4, 4), (6, 3), (10, 2)], 4: [(3, 4), (5, 3), (8, 2)]}
+    for step, (rows, vectors) in chain.from_iterable(product([step], blocks) for step, blocks in apart.items()):
+        block = (0,) * rows, (0,) * vectors, (0,), (0,) * step, ()
+        operands = (room, table, table), (room, table, table), (room, table), (0, 0, 0), 0, rows, 1, 0, 1, False
+        assert_loops_store_nothing(run_multiply, rows * vectors, element, block, *operands, None, (0, 0, 0))
     for lengths, wide in (
-        ((1, 25, 1, 3, 0, 1), ()),
-        ((1, 14, 1, 3, 0, 0), (0,)),
-        ((1, 13, 1, 3, 0, 2), (0,)),
-        ((3, 6, 3, 3, 1, 1), (0,)),
-        ((2, 9, 3, 3, 1, 1), (0,)),
-        ((3, 6, 3, 3, 2, 2), (0,)),
+        ((1, 25, 1, 3, 0, 1), (0, 1)),
+        ((1, 14, 1, 3, 0, 0), (1, 1)),
+        ((1, 13, 1, 3, 0, 2), (1, 1)),
+        ((3, 6, 3, 3, 1, 1), (1, 1)),
+        ((2, 9, 3, 3, 1, 1), (1, 1)),
+        ((3, 6, 3, 3, 2, 2), (1, 1)),
+        ((1, 13, 1, 3, 0, 2), (1, 0)),
+        ((1, 13, 1, 3, 0, 2), (2, 0)),
+        ((1, 14, 1, 1, 0, 0), (3, 0)),
     ):
-        block = (*((0,) * length for length in lengths), wide, (0,), ())
-        operands = (room, 0, 0, 0, table, None), (room, 0, 0, table), (room, 0, 0), (0, 0, 0)
+        block = (*((0,) * length for length in (*lengths, *wide)), ())
+        columns = None if all(wide) else table
+        operands = (room, 0, 0, 0, table, columns), (room, 0, 0, table), (room, 0, 0), (0, 0, 0)
         assert_loops_store_nothing(run_slide, math.prod(lengths[:4]), element, block, *operands, 1, 0, 1, 3, (0,) * 7)
 
 
@@ -222,34 +240,44 @@ def test_the_sliding_kernel_keeps_its_definition(wide: tuple[tuple[int, ...], ..
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_micro_kernel_takes_what_is_beside_a_row_for_zeros(dtype: str) -> None:
-    """Vectors inside a row and across either end, and far outside; what lies there in memory is not to be seen."""
+    """Vectors inside a row and across either end, and far outside; what lies there in memory is not to be seen.
+
+    So it is of those that hold every second pixel, or further ones.
+    """
     rng = np.random.default_rng(0)
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    columns, width, weights = np.asarray([9, -3, 0, 4, -1, 8]), 2 * lanes + 3, numbers(rng, 60, dtype)
+    columns, weights = np.asarray([9, -3, 0, 4, -1, 8]), numbers(rng, 60, dtype)
     rows, taps = 3, np.asarray([0, 1000, 300, 300, 600, 0]) + columns
-    b = np.full(2200, 77, dtype)
-    for begin in (500, 800, 1100):
-        b[begin : begin + width] = numbers(rng, width, dtype)
-    around = np.pad(np.stack([b[500 + 300 * row :][:width] for row in range(3)]), ((0, 0), (99, 99)))
-    for column, number in product((-lanes - 9, -5, 0, 3, 6, lanes, width - 1), (2 * lanes, lanes - 1)):
+    for apart, begin, number in product((1, 2, 3, 5), (-lanes - 9, -5, 0, 3, 6, lanes, -1), (2 * lanes, lanes - 1)):
+        width = 2 * lanes * apart + 3
+        column, far = begin % width if begin == -1 else begin, np.arange(number) * apart
+        b = np.full(2200, 77, dtype)
+        for line in (500, 800, 1100):
+            b[line : line + width] = numbers(rng, width, dtype)
+        around = np.pad(np.stack([b[500 + 300 * row :][:width] for row in range(3)]), ((0, 0), (99, 399)))
         expected, y = np.zeros((2, 400), dtype)
         for m, tap in product(range(rows), range(2, 5)):
-            seen = around[(taps - columns)[tap] // 300, 99 + column + columns[tap] :][:number]
+            seen = around[(taps - columns)[tap] // 300, 99 + column + columns[tap] + far]
             expected[10 + 100 * m :][:number] += weights[5 + 2 * m + 7 * tap] * seen
-        inside = column + columns[2:5].min() >= 0 and column + columns[2:5].max() + 2 * lanes <= width
+        last = column + columns[2:5].max() + (2 * lanes - 1) * apart
+        inside = column + columns[2:5].min() >= 0 and last < width
         operands = (arrays.address(weights), 2, 7), (arrays.address(b), taps, columns), (arrays.address(y), 100)
-        code, frame = ((0,) * rows, (0, 0), (0,), ()), (column, width, not inside)
+        code, frame = ((0,) * rows, (0, 0), (0,), (0,) * apart, ()), (column, width, not inside)
         run_multiply(b[0], code, *operands, (5, 500 + column, 10), 0, rows, number, 2, 5, False, None, frame)
         np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -> None:
-    """Blocks inside and across every edge and corner, and far outside; what lies there in memory is not to be seen."""
+    """Blocks inside and across every edge and corner, and far outside; what lies there in memory is not to be seen.
+
+    So it is where neighbouring outputs see every second pixel, or further ones.
+    """
     rng = np.random.default_rng(0)
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    height, width, before, rows = 6, lanes + 5, 700, 3
-    for step, places, some in product((0, 1, 2), (-9, -2, -1, 0, 1, 3, 5, 9), (lanes, 3)):
+    height, before, rows = 6, 700, 3
+    for wide, step, places, some in product((1, 2, 3), (0, 1, 2), (-9, -2, -1, 0, 1, 3, 5, 9), (lanes, 3)):
+        width, far = lanes * wide + 5, np.arange(some) * wide
         plane, b = numbers(rng, (height, width), dtype), numbers(rng, 200, dtype)
         a = np.full(before + plane.size + 700, 77, dtype)
         a[before : before + plane.size] = plane.ravel()
@@ -257,15 +285,15 @@ def test_the_sliding_kernel_takes_what_is_beside_a_plane_for_zeros(dtype: str) -
         for taps, column in product((1, 2, 3), (-lanes - 4, -3, 0, 4, 6, width - 1)):
             moves, b_lines = np.asarray([5, 0, 2]), np.asarray([11, 29, 3])
             expected = np.zeros(400, dtype)
-            around = np.pad(plane, ((30, 30), (5 * lanes, 5 * lanes)))
+            around = np.pad(plane, ((30, 30), (5 * lanes, 9 * lanes)))
             for m, line, tap in product(range(rows), (1, 2), range(taps)):
-                seen = around[30 + places + m * row // width + tap, 5 * lanes + column + moves[line] :][:some]
+                seen = around[30 + places + m * row // width + tap, 5 * lanes + column + moves[line] + far]
                 expected[20 + m * 60 : 20 + m * 60 + some] += seen * b[7 + b_lines[line] + 31 * tap]
             y = np.zeros(400, dtype)
             inside = places >= 0 and places + (rows - 1) * row // width + taps <= height
-            edge = not (inside and column >= 0 and column + 2 + lanes <= width)
+            edge = not (inside and column >= 0 and column + 2 + (lanes - 1) * wide < width)
             pixels, weights = (arrays.address(a), 0, row, width, moves, moves), (arrays.address(b), 0, 31, b_lines)
-            code = (*((0,) * length for length in (1, rows, 1, 2, 0, step)), (0,), (), ())
+            code = (*((0,) * length for length in (1, rows, 1, 2, 0, step, wide)), (), ())
             at, frame = before + places * width + column, (column, width, places, row // width, 1, height, edge)
             run_slide(a[0], code, pixels, weights, (arrays.address(y), 0, 60), (at, 7, 20), some, 1, 3, taps, frame)
             np.testing.assert_array_equal(y, expected)
@@ -387,19 +415,21 @@ def test_an_integer_stands_for_the_table_of_its_multiples() -> None:
         y = np.zeros(400, dtype="float32")
         a_rows, a_taps, b_taps, y_rows = tables
         operands = (arrays.address(a), a_rows, a_taps), (arrays.address(b), b_taps), (arrays.address(y), y_rows)
-        run_multiply(a[0], ((0,) * 4, (0,) * 2, (0,), ()), *operands, (0, 0, 0), 1, 3, 20, 0, 6, False)
+        run_multiply(a[0], ((0,) * 4, (0,) * 2, (0,), (0,), ()), *operands, (0, 0, 0), 1, 3, 20, 0, 6, False)
         found.append(y)
     np.testing.assert_array_equal(*found)
     assert found[0].any()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="has memory protected by POSIX's means")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_copies_write_what_they_should_and_nothing_else(dtype: str) -> None:
-    source = np.arange(200).astype(dtype)
-    for number in (0, 1, 7, 16, 33):
-        target = np.zeros(60, dtype)
-        run_copy(source[0], arrays.address(source), 5, arrays.address(target), 3, number)
-        np.testing.assert_array_equal(target, np.pad(source[5 : 5 + number], (3, 57 - number)))
+    """From elements side by side and further apart, and from such as have no memory behind them."""
+    for number, apart in product((0, 1, 7, 16, 33), (1, 2, 3, 4, 16, 19)):
+        source, target = before_the_abyss(5 + max(0, (number - 1) * apart + 1), dtype), np.zeros(60, dtype)
+        source[...] = np.arange(source.size)
+        run_copy(source[0], arrays.address(source), 5, arrays.address(target), 3, number, (0,) * apart)
+        np.testing.assert_array_equal(target, np.pad(source[5::apart][:number], (3, 57 - number)))
 
 
 # Shapes that send direct convolution through each of its loops.

@@ -36,6 +36,7 @@ _NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the near
 _FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold
 _CLEARLY = 0.92  # of the other's time, that the one has to promise whose rows may leave blocks half empty
 _MANY = 16  # filters that are worth a panel
+_FEWEST = 8  # registers that are left for sums, however far apart pixels lie
 
 
 def _depth(p: ConvProblem) -> int:
@@ -78,14 +79,17 @@ def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Blo
         found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, SOME)
         cycles *= positions / ENDLESS * p.groups
     elif kind == "positions":
-        found, cycles = block(p.filters, -(-p.output_size[-1] // lanes), 2, 1, registers, TALL)
+        # Pixels that lie apart take so many loads, and registers for how they come together.
+        step = min(p.stride[-1], lanes)
+        free = max(_FEWEST, registers - 4 * (step - 1))
+        found, cycles = block(p.filters, -(-p.output_size[-1] // lanes), 2 * step, 1, free, TALL)
         cycles *= positions // p.output_size[-1] * p.groups
     else:
         found, cycles = block(p.filters, ENDLESS, 1, 1, registers, TALL)
         row = p.output_size[-1]
         # A panel holds positions of one image, and each row of it, however short, is copied in vectors of ten cycles.
-        copied = p.positions // row * -(-row // lanes)
-        cycles = (cycles / ENDLESS * -(-p.positions // lanes) + 10.0 * copied) * p.batch * p.groups
+        copied = p.positions // row * -(-row // lanes) * (9 + min(p.stride[-1], lanes))
+        cycles = (cycles / ENDLESS * -(-p.positions // lanes) + copied) * p.batch * p.groups
     return found, cycles * p.channels * p.taps
 
 
@@ -123,17 +127,6 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
         some = columns[:, :, panel * width : (panel + 1) * width]
         packed[:, panel, :, : some.shape[2]] = some
     return Packed(xp.reshape(packed, (-1,)), found, width)
-
-
-def _unzip(x: Array, step: int, xp: ModuleType) -> Array:
-    """Every ``step``-th element of the last axis together: ``(..., W)`` -> ``(..., step, W / step, rounded up)``."""
-    last = x.shape[-1]
-    apart = aligned((*x.shape[:-1], min(step, last), -(-last // step)), x.dtype)
-    apart[..., -1:] = 0  # some phases are an element shorter
-    for phase in range(apart.shape[-2]):
-        some = x[..., phase::step]
-        apart[..., phase, : some.shape[-1]] = some
-    return apart
 
 
 def _absorbs(p: ConvProblem) -> bool:
@@ -268,10 +261,10 @@ def _rows(
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, y_group, y_filter, *y_space = y_strides
     others = range(p.ndim - 1)
-    columns, phase = edges.columns(p), x_space[p.ndim - 1] if _unzips(p) else 0
+    columns = edges.columns(p)
     channels = every(p.channels, x_channel)
     taps = [every(p.kernel[axis], p.dilation[axis] * x_space[axis]) for axis in others]
-    x_taps = offsets((*taps, channels, [column + number * phase for column, number in columns]), xp)
+    x_taps = offsets((*taps, channels, columns), xp)
     windows = [[(i * p.stride[a] - p.padding[a][0]) * x_space[a] for i in range(p.output_size[a])] for a in others]
     x_starts = offsets(tuple(windows), xp)
     units = _units(p, kind, width, 1)
@@ -282,7 +275,7 @@ def _rows(
 
     y_starts = offsets(tuple(every(p.output_size[axis], y_space[axis]) for axis in others), xp)
     nowhere = [(0,) * p.kernel[axis] for axis in others]
-    x_columns = offsets((*nowhere, (0,) * p.channels, [column for column, _ in columns]), xp)
+    x_columns = offsets((*nowhere, (0,) * p.channels, columns), xp)
     # Rows whose runs are the same along every axis see the same stretches of taps.
     runs, line = edges.runs(p)[:-1], p.channels * p.kernel[-1]
     stretches, ends = [], [0]
@@ -299,19 +292,12 @@ def _rows(
         x_taps,
         x_columns,
     )
-    frame = edges.width(p), min(columns)[0], max(columns)[0]
+    frame = p.size[-1], min(columns), max(columns)
     return _Told(units, (_depth(p), *tables, *places, *lengths, frame))
 
 
-def _unzips(p: ConvProblem) -> bool:
-    """Whether vectors hold positions that lie apart in the image."""
-    return p.stride[-1] > 1 and (sliding.holds(p) == "positions" or not p.channels_last)
-
-
 def _shares(p: ConvProblem, workers: int) -> int:
-    """The units of all loops, where nothing is copied first."""
-    if _unzips(p):
-        return 0
+    """The units of all loops."""
     kind, lanes = _kind(p), VECTOR_BYTES // p.itemsize
     if kind == "lines":
         return sliding.units(p, REGISTERS, lanes)
@@ -320,8 +306,6 @@ def _shares(p: ConvProblem, workers: int) -> int:
 
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1) -> None:
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
-    if _unzips(p):
-        x = _unzip(x, p.stride[-1], xp)
     kind = _kind(p)
     if kind == "lines":
         sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
@@ -351,7 +335,7 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
             y[(..., *outputs)] = 0
     else:
         units, arguments = _rows(p, kind, x_strides, y_strides, width, xp)
-        loop(workers, units, *code, at, from_w, to, *more, *arguments)
+        loop(workers, units, *code, (0,) * p.stride[-1], at, from_w, to, *more, *arguments)
 
 
 def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:
@@ -384,14 +368,13 @@ def _cost(p: ConvProblem) -> Cost:
     if kind == "lines":  # where each of them begins
         tables += 40 * (p.positions // p.output_size[-1])
     panel = 0 if kind != "panels" else _depth(p) * 64
-    # The image is copied where it has strides, or where the caller's leave no vectors, which planning does not see.
-    copied = 0 if p.channels_last else p.image_elements + p.image_elements // max(1, p.size[-1]) * p.stride[-1]
-    zipped = copied if _unzips(p) else 0
+    # The image is copied where the caller's strides leave no vectors, which planning does not see.
+    copied = 0 if p.channels_last else p.image_elements
     return Cost(
         other_flops=2 * p.macs,
         loop_slots=int(2 * lanes * cycles),
-        traffic=(p.image_elements + p.output_elements + 2 * zipped) * p.itemsize + again,
-        runs=zipped // 4,
+        traffic=(p.image_elements + p.output_elements) * p.itemsize + again,
+        runs=0,
         calls=30,
         workspace=tables + (panel + copied + p.kernel_elements) * p.itemsize,
         each=panel * p.itemsize,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..problem import ConvProblem
 
-__all__ = ["Part", "Run", "columns", "few", "parts", "runs", "width"]
+__all__ = ["Part", "Run", "columns", "few", "parts", "runs"]
 
 _ZEROS, _PARTS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 
@@ -46,19 +46,10 @@ def runs(p: ConvProblem) -> tuple[tuple[Run, ...], ...]:
     return tuple(map(_runs, p.output_size, p.kernel, p.stride, p.dilation, lows, p.size))
 
 
-def width(p: ConvProblem) -> int:
-    """Columns of an image whose strides along the last axis are unzipped, of each phase."""
-    return -(-p.size[-1] // p.stride[-1])
-
-
-def columns(p: ConvProblem) -> list[tuple[int, int]]:
-    """For each tap of the last axis, how many columns to the right the first output sees, and of which phase.
-
-    Phases past the end of an image are not there; whoever sees one is beyond all columns.
-    """
+def columns(p: ConvProblem) -> list[int]:
+    """The columns, beside the image too, that the first output of a row sees by the taps of the last axis."""
     low, _ = p.padding[-1]
-    apart = (divmod(tap * p.dilation[-1] - low, p.stride[-1]) for tap in range(p.kernel[-1]))
-    return [(column, phase) if phase < p.size[-1] else (width(p), 0) for column, phase in apart]
+    return [tap * p.dilation[-1] - low for tap in range(p.kernel[-1])]
 
 
 def few(p: ConvProblem) -> bool:

@@ -124,16 +124,19 @@ def _blocks(down: _Axis, along: _Axis, kind: str, registers: int, longest: int) 
 
 
 @lru_cache
-def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int, longest: int) -> tuple[Block, float]:
+def _block(
+    down: _Axis, along: _Axis, lines: int, kind: str, apart: int, registers: int, longest: int
+) -> tuple[Block, float]:
     """The best block for all outputs of both axes, and the cycles of a vector of each, for ``lines`` of taps.
 
     It has ``longest`` outputs at most, unless it is of several lines.
 
     In a cycle a processor multiplies two vectors and loads two numbers or vectors, or one vector that lies across lines
-    of the cache, as pixels do; they are not quite hidden. A product takes four cycles until another can be added to it.
-    Vectors of channels come from the second cache: the nearest has no room for lines of many until others meet them.
+    of the cache, as pixels do, of which those that lie ``apart`` take so many; they are not quite hidden. A product
+    takes four cycles until another can be added to it. Vectors of channels come from the second cache: the nearest has
+    no room for lines of many until others meet them.
     """
-    across, far = 1.0 if kind == "filters" else 1.5, 1.5 if kind == "channels" else 0.0
+    across, far = 1.0 if kind == "filters" else 1.5 * apart, 1.5 if kind == "channels" else 0.0
 
     def cycles(block: Block) -> tuple[float, float]:
         """Of all blocks of a kind, in which they multiply, and in all."""
@@ -156,9 +159,10 @@ def _block(down: _Axis, along: _Axis, lines: int, kind: str, registers: int, lon
 def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for a problem, and the cycles that it takes in all, if nothing else does."""
     kind, down, along = holds(p), _axis(p, _down(p)), _axis(p, _along(p))
-    alike = kind == "positions" and edges.width(p) * p.stride[-1] * p.itemsize % _ALIAS == 0
+    alike = kind == "positions" and p.size[-1] * p.itemsize % _ALIAS == 0
     longest = _ALIKE if alike else _TALLEST if kind == "filters" else TALL
-    found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, registers, longest)
+    apart = min(p.stride[-1], lanes) if kind == "positions" else 1
+    found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, apart, registers, longest)
     extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
     vectors = -(-extent // lanes) * (1 if kind == "channels" else p.groups)
     places = p.positions / (down.outputs * along.outputs * (p.output_size[-1] if kind == "positions" else 1))
@@ -190,10 +194,11 @@ class _Tables(NamedTuple):
 def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int, int]]:
     """Where every vector of a place lies in image, result and kernel, how many lanes it has, and if it sees an edge."""
     if holds(p) == "positions":
-        columns, all_columns = [column for column, _ in edges.columns(p)], edges.width(p)
+        outputs, step, columns = p.output_size[-1], p.stride[-1], edges.columns(p)
+        left, right = min(columns), max(columns) + (lanes - 1) * step  # of the pixels that a vector sees
         return [
-            (i, i, 0, min(lanes, p.output_size[-1] - i), i + min(columns) < 0 or i + max(columns) + lanes > all_columns)
-            for i in range(0, p.output_size[-1], lanes)
+            (i * step, i, 0, min(lanes, outputs - i), i * step + left < 0 or i * step + right >= p.size[-1])
+            for i in range(0, outputs, lanes)
         ]
     panel = p.taps * p.channels * width
     if holds(p) == "channels":
@@ -270,7 +275,7 @@ def _lines(
         if place.block:
             return (0,)
         if planes and a == p.ndim - 1:
-            return tuple(column + phase * x_space[a] for column, phase in edges.columns(p))
+            return tuple(edges.columns(p))
         return every(place.run.taps, p.dilation[a] * x_space[a])
 
     def w_taps(a: int, place: _Place) -> Sequence[int]:
@@ -289,7 +294,7 @@ def _lines(
         w_lines.append(offsets((*(w_taps(a, place) for a, place in alike), channels[1]), xp))
         if planes:
             before = ((0,) * place.run.taps for _, place in alike[:-1])
-            columns.append(offsets((*before, tuple(column for column, _ in edges.columns(p))), xp))
+            columns.append(offsets((*before, tuple(edges.columns(p))), xp))
         # Vectors run along the last axis of a plane by themselves.
         counted = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
         for at in product(*(places for _, places in counted)):
@@ -337,7 +342,7 @@ def _tables(
         _stretch(p),
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),
-        (edges.width(p), p.size[axis] if axis >= 0 else 1, ahead, apart),
+        (p.size[-1], p.size[axis] if axis >= 0 else 1, ahead, apart),
     )
 
 
@@ -361,18 +366,18 @@ def _told(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     found = block(p, microkernel.REGISTERS, lanes)[0]
     down = _axis(p, _down(p) if found.high > 1 else -1)
     lengths = found.high, found.rows, down.taps, found.several, down.step, _step(p)
-    wide = () if kind == "filters" else (0,), () if kind == "positions" else (0,)
+    wide = {"channels": (1, 1), "positions": (p.stride[-1], 0), "filters": (0, 1)}[kind]
     return _Told(
         loops,
         units(p, microkernel.REGISTERS, lanes),
-        (*((0,) * length for length in lengths), *wide),
+        tuple((0,) * length for length in (*lengths, *wide)),
         microkernel.VECTOR_BYTES,
         _tables(p, found, x_strides, y_strides, lanes, width, xp),
     )
 
 
 def write(x: Array, w: Array, width: int, p: ConvProblem, xp: ModuleType, y: Array, workers: int) -> None:
-    """Convolve into ``y``; where vectors run along the last axis of ``x``, its strides have been unzipped.
+    """Convolve into ``y``.
 
     ``w`` is flat: ``(G, taps)`` in planes, else panels of its :func:`columns`, ``(groups, panels, rows, width)``.
     """

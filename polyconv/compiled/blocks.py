@@ -58,7 +58,7 @@ def _multiply(
     cache.
     """
     share_of_kernel = -(-width // -(-number // len(rows)))
-    code, kernel, result = (rows, vectors, (0,), ()), (w, width), (products, width)
+    code, kernel, result = (rows, vectors, (0,), (0,), ()), (w, width), (products, width)
     for point in range(points):
         made, place = point * together * width, panel + point * channels * width
         for c in range(0, channels, depth):

@@ -39,7 +39,7 @@ def _over_filters(
     """
     taps, strip = x_taps.size, x_starts.size
     x_image, y_image, positions, x_strip, y_strip = strips
-    code, pixels, kernel, result = (rows, vectors, (0,), past), (x, x_starts, x_taps), (w, w_taps), (y, y_starts)
+    code, pixels, kernel, result = (rows, vectors, (0,), (0,), past), (x, x_starts, x_taps), (w, w_taps), (y, y_starts)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, number = divmod(place, -(-positions // strip))
@@ -142,10 +142,10 @@ def over_lines(workers, units, *args):
 
 @shared
 def _over_positions(
-    member, begin, end, element, rows, vectors, past, x, w, y, depth, lines, stretches, x_taps, columns, x_image, x_group,
-    y_filters, y_image, y_group, extent, width, groups, frame,
+    member, begin, end, element, rows, vectors, past, apart, x, w, y, depth, lines, stretches, x_taps, columns, x_image,
+    x_group, y_filters, y_image, y_group, extent, width, groups, frame,
 ):  # fmt: skip
-    """Vectors of positions that follow each other in the image: a block is some filters by ``width`` positions.
+    """Vectors of positions that follow each other, their pixels ``apart``: a block is some filters by ``width`` positions.
 
     A unit is a row of them, in a group. ``lines`` has a row for every row of ``extent`` outputs: where it begins in
     ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet the image along the other
@@ -157,24 +157,25 @@ def _over_positions(
     filters, taps = y_filters.size, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     x_width, left, right = frame
-    code, kernel = (rows, vectors, (0,), past), (w, 1, len(rows))
-    pixels, result = (x, x_taps, columns), (y, y_filters)
+    code, kernel = (rows, vectors, (0,), apart, past), (w, 1, len(rows))
+    pixels, result, step = (x, x_taps, columns), (y, y_filters), len(apart)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, row = divmod(place, lines.shape[0])
         x_base = image * x_image + group * x_group + lines[row, 0]
         y_base = image * y_image + group * y_group + lines[row, 1]
         for j in range(0, extent, width):
-            edge = j + left < 0 or j + right + width > x_width
+            column = j * step
+            edge = column + left < 0 or column + right + (width - 1) * step >= x_width
             for stretch in range(lines[row, 2], lines[row, 3]):
                 first, last = stretches[stretch, 0], stretches[stretch, 1]
                 for t in range(first, max(last, first + 1), depth):
                     more = t > first or stretch > lines[row, 2]
                     for k in range(0, filters, len(rows)):
-                        places = group * w_group + k * (taps - 1), x_base + j, y_base + j
+                        places = group * w_group + k * (taps - 1), x_base + column, y_base + j
                         multiply(
                             element, code, kernel, pixels, result, places, k, min(len(rows), filters - k),
-                            min(width, extent - j), t, min(t + depth, last), more, None, (j, x_width, edge),
+                            min(width, extent - j), t, min(t + depth, last), more, None, (column, x_width, edge),
                         )  # fmt: skip
 
 
@@ -186,8 +187,8 @@ def over_positions(workers, units, *args):
 
 @shared
 def _over_panels(
-    member, begin, end, element, rows, vectors, past, x, w, y, room, depth, x_rows, x_taps, x_image, x_group, y_filters,
-    y_image, y_group, extent, width, groups,
+    member, begin, end, element, rows, vectors, past, apart, x, w, y, room, depth, x_rows, x_taps, x_image, x_group,
+    y_filters, y_image, y_group, extent, width, groups,
 ):  # fmt: skip
     """Vectors of any positions, whose windows are unrolled first: a panel holds ``width`` of them, tap by tap.
 
@@ -198,7 +199,7 @@ def _over_panels(
     filters, positions, taps = y_filters.size, x_rows.size * extent, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     own = member * depth * width
-    code, kernel = (rows, vectors, (0,), past), (w, 1, len(rows))
+    code, kernel = (rows, vectors, (0,), (0,), past), (w, 1, len(rows))
     unrolled, result = (room, width), (y, y_filters)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
@@ -213,8 +214,8 @@ def _over_panels(
                 row, column = divmod(p + done, extent)
                 run = min(number - done, extent - column)
                 for tap in range(t, last):
-                    start = base + x_rows[row] + column + x_taps[tap]
-                    copy(element, x, start, room, own + (tap - t) * width + done, run)
+                    start = base + x_rows[row] + column * len(apart) + x_taps[tap]
+                    copy(element, x, start, room, own + (tap - t) * width + done, run, apart)
                 done += run
             for k in range(0, filters, len(rows)):
                 places = group * w_group + k * (taps - 1), own - t * width, image * y_image + group * y_group + p
@@ -251,7 +252,7 @@ def sums_over_positions(
         x_first, dy_first, dw_first, channels, strip, row, last_row, step, last_step, begin, end = regions[region]
         x_high, dw_high = x_rows[row:last_row], dw_rows[row:last_row]
         x_long, dy_long = x_steps[step:last_step], dy_steps[step:last_step]
-        code = rows, vectors, scalars, ()
+        code = rows, vectors, scalars, (0,), ()
         for group in range(number):
             for c in range(0, channels, strip):
                 for stretch in range(begin, end):

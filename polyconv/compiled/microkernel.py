@@ -96,9 +96,11 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
 
     or, where there is ``more``, that much more than it was.
 
-    The ``code`` is four tuples, of which nothing but lengths matters: a block has as many ``rows`` and ``vectors``, at
+    The ``code`` is five tuples, of which nothing but lengths matters: a block has as many ``rows`` and ``vectors``, at
     most, as the first two; if the third, ``scalars``, is empty, ``a`` has vectors as well, and ``+ i`` stands there
-    too; if the fourth, ``past``, is not, ``y`` goes past the caches, and its vectors have to be whole lines of them.
+    too; the fourth, ``apart``, has one entry, or more where what meets lanes lies further apart in ``b``, and ``+ i *
+    len(apart)`` stands there; if the fifth, ``past``, is not empty, ``y`` goes past the caches, and its vectors have to
+    be whole lines of them.
 
     What later calls read can be fetched meanwhile, if ``soon`` says where in ``a`` that begins and how far on it goes
     for every tap, in a tuple of one entry or none, and the same of ``b``. Processors fetch ahead by themselves, but
@@ -107,13 +109,13 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
     Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a second table, of how far
     right of their first lane's column each tap's is; the ``frame`` is the first lane's column, how many columns there
     are, and whether a block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there
-    has to be nothing such.
+    has to be nothing such. Only of such a row may lanes meet what lies further apart.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
         _, code, a, b, y, places, *counts, more, soon, frame = _all_given(context, builder, signature, args)
-        rows, vectors, scalars, past = map(len, code)
+        rows, vectors, scalars, apart, past = map(len, code)
         (a, a_rows, a_taps), (b, b_taps, *b_columns), (y, y_rows) = a, b, y
         spaced = not a_rows.stored
         a_rows, a_taps, b_taps, y_rows = (each.table for each in (a_rows, a_taps, b_taps, y_rows))
@@ -146,7 +148,7 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
         a_start = [builder.add(a_place, a_rows(index)) for index in which]
 
         def block(masks: list[Any]) -> None:
-            apart = framed and masks[0] is not None
+            beside = framed and masks[0] is not None
             sums = [[cgutils.alloca_once(builder, v.type) for _ in masks] for _ in range(rows)]
             for place in chain.from_iterable(sums):
                 builder.store(v.zero, place)
@@ -154,11 +156,11 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
                 a_step, b_start = a_taps(tap), builder.add(b_place, b_taps(tap))
                 for array, there, move in streams:
                     v.fetch(array, builder.add(there, builder.mul(builder.sub(tap, begin), move)))
-                inside = masks
-                if apart:
+                inside = [mask and [mask] for mask in masks]
+                if beside:
                     here = builder.add(column, columns(tap))
-                    inside = [v.within(ahead(here, i), width) for i in range(len(masks))]
-                right = vectors_of(b, b_start, inside)
+                    inside = [v.within(ahead(here, i * apart), width, apart) for i in range(vectors)]
+                right = [v.gather(b, ahead(b_start, i * apart), apart, those) for i, those in enumerate(inside)]
                 for row, start in zip(sums, a_start, strict=True):
                     there = builder.add(start, a_step)
                     if scalars:
@@ -272,15 +274,16 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
     taps``::
 
         y[place + k * down + m * row + i]
-            = sum a[place + lines[l] + (k * d + u) * down + m * row + t * tap + i]
-                * b[place + lines[l] + u * down + t * tap + i]
+            = sum a[place + lines[l] + (k * d + u) * down + m * row + t * tap + i * wide_a]
+                * b[place + lines[l] + u * down + t * tap + i * wide_b]
 
     The ``code`` is nine tuples, of which nothing but lengths matters. A block has as many outputs as ``high`` has
     entries by as many as ``rows`` has; ``u`` counts those of ``tall``, and ``d`` is the length of ``down``; so many
     taps as ``several`` has are met at a time. If the window of the next output of a row begins some taps further on,
     ``step`` has as many: what is loaded for one then serves all that see it, along both axes; if not, ``step`` is
-    empty. There is one number for all lanes, and no ``+ i``, in ``a`` or ``b`` unless ``wide_a`` or ``wide_b`` has
-    entries. ``past`` is as in :func:`multiply`.
+    empty. So many elements as ``wide_a`` and ``wide_b`` have entries lies what meets one lane from what meets the next:
+    if they have none, there is one number for all lanes, and if more than one, ``a`` has to be a plane. ``past`` is as
+    in :func:`multiply`.
 
     Where ``a`` is a plane with zeros around it that are not stored, it has a second table, else None, of how far right
     of its first lane's column that of a line's pixels is. The ``frame``, which is looked at then alone, is the first
@@ -312,29 +315,26 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
                 first = builder.add(first, builder.mul(INDEX(number), distance))
             return first
 
-        def load(data: Any, place: Any, wide: int, mask: Any) -> Any:
-            return v.load(data, place, mask) if wide else v.splat(builder.load(builder.gep(data, [place])))
-
-        nothing = cgutils.alloca_once_value(builder, v.zero)
-        nothing = builder.bitcast(nothing, v.type.element.as_pointer())
+        nothing = v.nothing(wide_a)
 
         def block(mask: Any) -> None:
-            apart = framed and mask is not None
+            beside = framed and mask is not None
+            whole = mask and [mask]
             sums = {output: cgutils.alloca_once(builder, v.type) for output in outputs}
             for place in sums.values():
                 builder.store(v.zero, place)
             with v.each(begin, end) as number:
                 a_line, b_line = builder.add(a_place, a_lines(number)), builder.add(b_place, b_lines(number))
-                inside = mask
-                if apart:
-                    inside = v.within(builder.add(column, columns(number)), width)
+                inside = whole
+                if beside:
+                    inside = v.within(builder.add(column, columns(number)), width, wide_a)
 
                 def meet(tap: Any, some: int) -> None:
                     """As many as ``some`` taps of each row, from ``tap`` on."""
                     a_start = builder.add(a_line, builder.mul(tap, a_tap))
                     b_start = builder.add(b_line, builder.mul(tap, b_tap))
                     kernel = {
-                        (u, t): load(b, at(b_start, (u, b_down), (t, b_tap)), wide_b, mask)
+                        (u, t): v.gather(b, at(b_start, (u, b_down), (t, b_tap)), wide_b, whole)
                         for u, t in product(range(tall), range(some))
                     }
                     # Who sees what, where windows follow each other: a pixel is met by a tap for every output that sees it.
@@ -343,25 +343,26 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
                         seen.setdefault((k * down + u, *_seen(m, t, step)), []).append(((k, m), (u, t)))
                     for (row, along, ahead), met in sorted(seen.items()):
                         place = at(a_start, (row, a_down), (along, a_row), (ahead, a_tap))
-                        if apart:
+                        if beside:
                             first = builder.add(line, builder.mul(tap, lines_tap))
                             there = builder.icmp_unsigned(
                                 "<", at(first, (along, lines_row), (ahead, lines_tap)), height
                             )
-                            pixels = v.load(builder.select(there, builder.gep(a, [place]), nothing), INDEX(0), inside)
+                            line_of = builder.select(there, builder.gep(a, [place]), nothing)
+                            pixels = v.gather(line_of, INDEX(0), wide_a, inside)
                         else:
-                            pixels = load(a, place, wide_a, mask)
+                            pixels = v.gather(a, place, wide_a, whole)
                         added = [
                             v.multiply_add(pixels, kernel[which], builder.load(sums[output])) for output, which in met
                         ]
                         for (output, _), vector in zip(met, v.settle(added), strict=True):
                             builder.store(vector, sums[output])
 
-                whole = builder.sub(taps, builder.srem(taps, INDEX(several)))
-                with v.each(INDEX(0), whole, several) as tap:
+                together = builder.sub(taps, builder.srem(taps, INDEX(several)))
+                with v.each(INDEX(0), together, several) as tap:
                     meet(tap, several)
                 if several > 1:
-                    with v.each(whole, taps) as tap:
+                    with v.each(together, taps) as tap:
                         meet(tap, 1)
             for (k, m), place in sums.items():
                 v.store(builder.load(place), y, at(y_place, (k, y_down), (m, y_row)), mask, past=bool(past))
@@ -380,23 +381,33 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
 
 
 @intrinsic
-def copy(context, element, source, begin, target, start, number):
-    """``target[start + i] = source[begin + i]`` for ``i < number``, in vectors however few there are."""
+def copy(context, element, source, begin, target, start, number, apart=None):
+    """``target[start + i] = source[begin + i]`` for ``i < number``, in vectors however few there are.
+
+    Of a tuple ``apart`` nothing but the length matters, so far apart lie the elements in ``source``; one, without it.
+    """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = Vectors(builder, signature.args[0])
-        source, target = (builder.inttoptr(args[i], v.type.element.as_pointer()) for i in (1, 3))
-        _, _, begin, _, start, number = args
+        _, source, begin, target, start, number, apart = _all_given(context, builder, signature, args)
+        source, target = (each.data(v) for each in (source, target))
+        begin, start, number = (each.integer for each in (begin, start, number))
+        step = 1 if apart.none else len(apart)
 
-        def move(i: Any, mask: Any) -> None:
-            v.store(v.load(source, builder.add(begin, i), mask), target, builder.add(start, i), mask)
+        def far(i: Any) -> Any:
+            return builder.mul(i, INDEX(step))
+
+        def move(i: Any, inside: list[Any] | None, mask: Any) -> None:
+            v.store(v.gather(source, builder.add(begin, far(i)), step, inside), target, builder.add(start, i), mask)
 
         rest = builder.srem(number, INDEX(v.lanes))
         whole = builder.sub(number, rest)
         with v.each(INDEX(0), whole, v.lanes) as i:
-            move(i, None)
+            move(i, None, None)
         with builder.if_then(builder.icmp_signed(">", rest, INDEX(0))):
-            move(whole, v.first(rest))
+            after = builder.sub(far(rest), INDEX(step - 1))  # the last of them
+            move(whole, v.within(INDEX(0), after, step), v.first(rest))
         return context.get_dummy_value()
 
-    return types.void(element, source, begin, target, start, number), build
+    given = apart if isinstance(apart, types.Type) else types.none
+    return types.void(element, source, begin, target, start, number, given), build

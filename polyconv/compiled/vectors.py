@@ -108,24 +108,35 @@ class Vectors:
         like = like or self.type
         nothing = ir.Constant(like, ir.Undefined)
         first = self.builder.insert_element(nothing, value, INT(0))
-        return self.builder.shuffle_vector(
-            first, nothing, ir.Constant(ir.VectorType(INT, self.lanes), [0] * self.lanes)
-        )
+        return self._shuffle(first, nothing, [0] * self.lanes)
+
+    def _shuffle(self, one: Any, other: Any, order: list[int]) -> Any:
+        """Lanes of two vectors in some ``order``, in which those of the ``other`` follow."""
+        return self.builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(INT, len(order)), order))
 
     def first(self, number: Any) -> Any:
         """The mask of the first lanes, ``number`` of them, or fewer or more than there are."""
         wide = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), self.splat(number, wide))
 
-    def within(self, column: Any, width: Any) -> Any:
-        """The mask of the lanes that lie from 0 to ``width - 1``, where the first is at ``column``.
+    def within(self, column: Any, width: Any, apart: int = 1) -> list[Any]:
+        """The masks of what lies from 0 to ``width - 1`` in the vectors that :meth:`gather` loads from ``column`` on.
 
         Only the low 32 bits are looked at: columns lie within some 2**31 of those that there are, as problems have it.
         """
         wide = ir.VectorType(INT, self.lanes)
         column, width = (self.splat(self.builder.trunc(number, INT), wide) for number in (column, width))
-        at = self.builder.add(column, ir.Constant(wide, list(range(self.lanes))))
-        return self.builder.icmp_unsigned("<", at, width)
+        lanes = ([begin + lane for lane in range(self.lanes)] for begin in self._begins(apart))
+        at = [self.builder.add(column, ir.Constant(wide, those)) for those in lanes]
+        return [self.builder.icmp_unsigned("<", columns, width) for columns in at]
+
+    def _begins(self, apart: int) -> list[int]:
+        """Where vectors begin that have, of as many elements as lanes, ``apart`` from each other, all and none beyond."""
+        last = (self.lanes - 1) * (apart - 1)
+        begins = [0]
+        while begins[-1] < last:
+            begins.append(min(-(-(begins[-1] + self.lanes) // apart) * apart, last))
+        return begins
 
     def load(self, data: Any, offset: Any, mask: Any) -> Any:
         """The vector that begins ``offset`` elements from a pointer; zeros where a ``mask`` has none."""
@@ -133,6 +144,21 @@ class Vectors:
         if mask is None:
             return self.builder.load(place, align=self.align)
         return self._call(f"llvm.masked.load.{self.suffix}.p0", self.type, place, INT(self.align), mask, self.zero)
+
+    def gather(self, data: Any, offset: Any, apart: int, masks: list[Any] | None) -> Any:
+        """Elements that lie ``apart`` from each other, one for every lane; the same one for all if that is zero.
+
+        It takes as many loads of whole vectors, of which each may have a mask of :meth:`within`.
+        """
+        if not apart:
+            return self.splat(self.builder.load(self.builder.gep(data, [offset])))
+        begins, found = self._begins(apart), self.zero
+        for begin, mask in zip(begins, masks or [None] * len(begins), strict=True):
+            some = self.load(data, self.builder.add(offset, INDEX(begin)), mask)
+            there = ((lane, lane * apart - begin) for lane in range(self.lanes))
+            order = [self.lanes + at if 0 <= at < self.lanes else lane for lane, at in there]
+            found = self._shuffle(found, some, order)
+        return found if apart == 1 else self.settle([found])[0]
 
     def store(self, vector: Any, data: Any, offset: Any, mask: Any, past: bool = False) -> None:
         """Put a vector there, or what of it a ``mask`` has; a whole one, if it may, ``past`` the caches."""
@@ -150,6 +176,12 @@ class Vectors:
         place = self.builder.bitcast(self.builder.gep(data, [offset]), ir.IntType(8).as_pointer())
         to_read, near, of_data = INT(0), INT(2), INT(1)
         self._call("llvm.prefetch.p0", ir.VoidType(), place, to_read, near, of_data)
+
+    def nothing(self, number: int) -> Any:
+        """A pointer to ``number`` vectors of zeros."""
+        there = ir.Constant(ir.ArrayType(self.type, number), None)
+        pointer = cgutils.global_constant(self.builder, "nothing", there)
+        return self.builder.bitcast(pointer, self.type.element.as_pointer())
 
     def add(self, a: Any, b: Any) -> Any:
         """``a + b``."""
@@ -302,11 +334,19 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _between(v: Vectors, first: Any, low: Any, high: Any) -> Any:
-    """The mask of the lanes that hold what lies from ``low`` to before ``high``, where the first lane is ``first``."""
+def _between(v: Vectors, begin: Any, first: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    """Where the vector of a row's elements from ``first`` on lies, and the mask of those from ``low`` to before ``high``.
+
+    The row begins at ``begin``. A vector that has no such elements lies where all memory begins: processors take
+    hundreds of cycles to find that all that they would load from a page that nobody has is masked.
+    """
     builder = v.builder
-    begin, end = (v.first(builder.sub(bound, first)) for bound in (low, high))
-    return builder.and_(end, builder.not_(begin))
+    before, end = (v.first(builder.sub(bound, first)) for bound in (low, high))
+    some = builder.and_(
+        builder.icmp_signed("<", low, builder.add(first, INDEX(v.lanes))), builder.icmp_signed("<", first, high)
+    )
+    place = builder.select(some, builder.add(begin, first), INDEX(0))
+    return place, builder.and_(end, builder.not_(before))
 
 
 @intrinsic
@@ -327,10 +367,7 @@ def rows_to_lanes(context, element, source, bounds, number, target, begin, step)
             return builder.load(builder.gep(table, [INDEX(row * v.lanes + lane)]))
 
         with cgutils.for_range_slice(builder, INDEX(0), number, INDEX(v.lanes)) as (j, _):
-            rows = [
-                v.load(source, builder.add(entry(0, i), j), _between(v, j, entry(1, i), entry(2, i)))
-                for i in range(v.lanes)
-            ]
+            rows = [v.load(source, *_between(v, entry(0, i), j, entry(1, i), entry(2, i))) for i in range(v.lanes)]
             for i, column in enumerate(_transposed(builder, rows)):
                 place = builder.add(begin, builder.mul(builder.add(j, INDEX(i)), step))
                 v.store(column, target, place, None)
@@ -358,8 +395,7 @@ def lanes_to_rows(context, element, source, begin, step, number, target, bounds)
             places = [builder.add(begin, builder.mul(builder.add(j, INDEX(i)), step)) for i in range(v.lanes)]
             columns = [v.load(source, place, None) for place in places]
             for i, row in enumerate(_transposed(builder, columns)):
-                mask = _between(v, j, entry(1, i), entry(2, i))
-                v.store(row, target, builder.add(entry(0, i), j), mask)
+                v.store(row, target, *_between(v, entry(0, i), j, entry(1, i), entry(2, i)))
         return context.get_dummy_value()
 
     bounds_type = types.Array(types.int64, 2, "C")
@@ -385,10 +421,11 @@ def turn(context, element, source, begin, step, target, end, to, rows, columns):
 
         def part() -> None:
             mask, other = v.first(columns), v.first(rows)
-            nothing = v.first(INDEX(0))
+            # Lines that are not there are the first once more: nobody stores them.
+            there = (builder.icmp_signed("<", INDEX(i), rows) for i in range(v.lanes))
             lines = [
-                v.load(source, place, builder.select(builder.icmp_signed("<", INDEX(i), rows), mask, nothing))
-                for i, place in enumerate(sources)
+                v.load(source, builder.select(here, place, begin), mask)
+                for here, place in zip(there, sources, strict=True)
             ]
             for j, (vector, place) in enumerate(zip(_transposed(builder, lines), targets, strict=True)):
                 with builder.if_then(builder.icmp_signed("<", INDEX(j), columns)):
