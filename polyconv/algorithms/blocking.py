@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["ENDLESS", "REGISTERS", "SOME", "TALL", "VECTOR_BYTES", "Block", "block"]
+__all__ = ["BEGIN", "ENDLESS", "REGISTERS", "SOME", "TALL", "VECTOR_BYTES", "Block", "block"]
 
 SOME, TALL = 9, 14  # rows of a block: where each needs an address of its own, and at most
 ENDLESS = 840  # rows or vectors, where there are so many that the last block does not matter
+BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 REGISTERS, VECTOR_BYTES = 32, 64  # what a cost supposes; what runs asks the processor
 
 

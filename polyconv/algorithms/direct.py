@@ -21,7 +21,7 @@ from ..problem import ConvProblem
 from ..rounding import direct
 from . import edges, sliding, sums
 from .base import Algorithm, Cost
-from .blocking import ENDLESS, REGISTERS, SOME, TALL, VECTOR_BYTES, Block, block
+from .blocking import BEGIN, ENDLESS, REGISTERS, SOME, TALL, VECTOR_BYTES, Block, block
 from .interleaved import interleaved
 from .strips import STRIPS
 
@@ -35,7 +35,7 @@ _NEAR = 200  # positions at a time, whose windows stay in cache
 _NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
 _FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold
 _CLEARLY = 0.92  # of the other's time, that the one has to promise whose rows may leave blocks half empty
-_MANY = 16  # filters that are worth a panel
+_ROWS = 1.27  # times as long as counted a block of positions takes, whose pixels come from rows wherever these lie
 _FEWEST = 8  # registers that are left for sums, however far apart pixels lie
 
 
@@ -54,7 +54,7 @@ def over(p: ConvProblem) -> str:
         return "lines"
     if p.channels_last:
         return "lines" if _slides(p) else "filters"
-    return "positions" if p.output_size[-1] >= 16 and p.filters < _MANY else "panels"
+    return "panels" if _unrolls(p) else "positions"
 
 
 def _kind(p: ConvProblem) -> str:
@@ -72,25 +72,33 @@ def _slides(p: ConvProblem) -> bool:
     return sliding.block(p, REGISTERS, lanes)[1] < _CLEARLY * _blocked(p, "filters", REGISTERS, lanes)[1]
 
 
+@lru_cache(maxsize=1024)
+def _unrolls(p: ConvProblem) -> bool:
+    """Whether, of an image with space innermost, panels take less time than positions by themselves."""
+    lanes = VECTOR_BYTES // p.itemsize
+    return _blocked(p, "panels", REGISTERS, lanes)[1] < _blocked(p, "positions", REGISTERS, lanes)[1]
+
+
 def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Block, float]:
     """The block for vectors of a ``kind``, see :func:`over`, and the cycles that it takes if nothing else does."""
-    positions = p.batch * p.positions
+    positions, taps = p.batch * p.positions, p.channels * p.taps
     if kind == "filters":
         found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, SOME)
-        cycles *= positions / ENDLESS * p.groups
+        cycles *= positions / ENDLESS * taps
     elif kind == "positions":
         # Pixels that lie apart take so many loads, and registers for how they come together.
-        step = min(p.stride[-1], lanes)
+        vectors, step = -(-p.output_size[-1] // lanes), min(p.stride[-1], lanes)
         free = max(_FEWEST, registers - 4 * (step - 1))
-        found, cycles = block(p.filters, -(-p.output_size[-1] // lanes), 2 * step, 1, free, TALL)
-        cycles *= positions // p.output_size[-1] * p.groups
+        found, cycles = block(p.filters, vectors, 2 * step, 1, free, TALL)
+        blocks = -(-p.filters // found.rows) * -(-vectors // found.vectors)
+        cycles = (cycles * taps * _ROWS + BEGIN * blocks) * (positions // p.output_size[-1])
     else:
         found, cycles = block(p.filters, ENDLESS, 1, 1, registers, TALL)
         row = p.output_size[-1]
         # A panel holds positions of one image, and each row of it, however short, is copied in vectors of ten cycles.
         copied = p.positions // row * -(-row // lanes) * (9 + min(p.stride[-1], lanes))
-        cycles = (cycles / ENDLESS * -(-p.positions // lanes) + copied) * p.batch * p.groups
-    return found, cycles * p.channels * p.taps
+        cycles = (cycles / ENDLESS * -(-p.positions // lanes) + copied) * p.batch * taps
+    return found, cycles * p.groups
 
 
 class Packed(NamedTuple):

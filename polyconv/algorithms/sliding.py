@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ..arrays import Array, address, every, memory, offsets, outgrows
 from ..problem import ConvProblem
 from . import edges
-from .blocking import TALL
+from .blocking import BEGIN, TALL
 from .edges import Run, runs
 
 __all__ = ["block", "columns", "holds", "units", "write"]
@@ -39,7 +39,6 @@ _SEEN = 45  # vectors that such a block sees, at most: a power of two apart, no 
 _TALLEST = 25  # outputs that are held at a time and see numbers, which need no register each for their address
 _ALIAS = 4096  # lines of planes that lie whole such bytes apart have but a few places of the nearest cache in common
 _ALIKE = 8  # outputs that see no more lines than that
-_BEGIN = 90.0  # cycles until a block has begun, and has been stored: the reason why large ones are taken
 
 
 def holds(p: ConvProblem) -> str:
@@ -149,7 +148,7 @@ def _block(
         number = -(-along.outputs // block.rows) * -(-down.outputs // block.high)
         some, others = divmod(along.taps, block.several)
         products = number * lines / tall * (some * met(block.several) + others * met(1))
-        return products, products + number * (lines / tall * far * lower * block.rows * along.step + _BEGIN)
+        return products, products + number * (lines / tall * far * lower * block.rows * along.step + BEGIN)
 
     best = min(_blocks(down, along, kind, registers, longest), key=lambda block: cycles(block)[1])
     return best, cycles(best)[0]

@@ -164,7 +164,8 @@ def _over_positions(
         image, row = divmod(place, lines.shape[0])
         x_base = image * x_image + group * x_group + lines[row, 0]
         y_base = image * y_image + group * y_group + lines[row, 1]
-        for j in range(0, extent, width):
+        for after in range(0, extent, width):
+            j = max(0, min(after, extent - width))  # the last block lies over the one before
             column = j * step
             edge = column + left < 0 or column + right + (width - 1) * step >= x_width
             for stretch in range(lines[row, 2], lines[row, 3]):
