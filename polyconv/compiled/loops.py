@@ -164,6 +164,7 @@ def _over_positions(
         image, row = divmod(place, lines.shape[0])
         x_base = image * x_image + group * x_group + lines[row, 0]
         y_base = image * y_image + group * y_group + lines[row, 1]
+        next_row = lines[min(row + 1, lines.shape[0] - 1), 0] - lines[row, 0]
         for after in range(0, extent, width):
             j = max(0, min(after, extent - width))  # the last block lies over the one before
             column = j * step
@@ -176,7 +177,7 @@ def _over_positions(
                         places = group * w_group + k * (taps - 1), x_base + column, y_base + j
                         multiply(
                             element, code, kernel, pixels, result, places, k, min(len(rows), filters - k),
-                            min(width, extent - j), t, min(t + depth, last), more, None, (column, x_width, edge),
+                            min(width, extent - j), t, min(t + depth, last), more, None, (column, x_width, edge, next_row),
                         )  # fmt: skip
 
 

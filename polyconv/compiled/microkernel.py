@@ -108,8 +108,9 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
 
     Where vectors of ``b`` are of a row with zeros around it that are not stored, ``b`` has a second table, of how far
     right of their first lane's column each tap's is; the ``frame`` is the first lane's column, how many columns there
-    are, and whether a block may see an edge, where what lies outside is not read, but taken for zeros; elsewhere there
-    has to be nothing such. Only of such a row may lanes meet what lies further apart.
+    are, whether a block may see an edge, where what lies outside is not read, but taken for zeros (elsewhere there has
+    to be nothing such), and how far on what the next row's block sees lies, which is fetched. Only of such a row may
+    lanes meet what lies further apart.
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -126,7 +127,7 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
         if framed:
             (columns,) = b_columns
             columns = columns.table
-            column, width, edge = (each.integer for each in frame)
+            column, width, edge, next_row = (each.integer for each in frame)
         streams = []
         if not soon.none:
             a_soon, a_move, b_soon, b_move = soon
@@ -160,6 +161,9 @@ def multiply(context, element, code, a, b, y, places, first, number, lanes, begi
                 if beside:
                     here = builder.add(column, columns(tap))
                     inside = [v.within(ahead(here, i * apart), width, apart) for i in range(vectors)]
+                if framed:
+                    for i in range(vectors):
+                        v.fetch(b, builder.add(ahead(b_start, i * apart), next_row))
                 right = [v.gather(b, ahead(b_start, i * apart), apart, those) for i, those in enumerate(inside)]
                 for row, start in zip(sums, a_start, strict=True):
                     there = builder.add(start, a_step)
