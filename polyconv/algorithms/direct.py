@@ -172,10 +172,14 @@ def _units(p: ConvProblem, kind: str, width: int, workers: int) -> int:
 
 
 class _Told(NamedTuple):
-    """What the loops are told beside the arrays, and how many units they have."""
+    """How many units the loops have, and what they are told: operands without their addresses, and the rest."""
 
     units: int
-    arguments: tuple[Any, ...]
+    depth: int
+    x: tuple[Any, ...]
+    w: tuple[Any, ...]
+    y: tuple[Any, ...]
+    rest: tuple[Any, ...]
 
 
 class _Region(NamedTuple):
@@ -223,7 +227,7 @@ def _strips(
 
     ``w_taps``, for each axis, is where in the kernel, which has ``all_taps`` of them, its taps lie.
     """
-    first, depth = p.output_size[0], _depth(p)
+    first = p.output_size[0]
     x_image, x_group, x_channel, *x_space = x_strides
     y_image, _, _, *y_space = y_strides
     x_steps = [every(n, step * s) for n, step, s in zip(p.output_size, p.stride, x_space, strict=True)]
@@ -241,7 +245,11 @@ def _strips(
     panel = all_taps * p.channels * width
     return _Told(
         _units(p, "filters", width, workers),
-        (depth, x_starts, x_taps, x_group, y_starts, strips, from_w, panel, width, p.filters, p.groups),
+        _depth(p),
+        (x_starts, x_taps, x_group),
+        (from_w, panel, width),
+        (y_starts,),
+        (strips, p.filters, p.groups),
     )
 
 
@@ -275,11 +283,10 @@ def _rows(
     x_taps = offsets((*taps, channels, columns), xp)
     windows = [[(i * p.stride[a] - p.padding[a][0]) * x_space[a] for i in range(p.output_size[a])] for a in others]
     x_starts = offsets(tuple(windows), xp)
-    units = _units(p, kind, width, 1)
-    places = x_image, x_group, offsets((every(p.filters, y_filter),), xp), y_image, y_group
-    lengths = p.output_size[-1], width, p.groups
+    units, depth, lengths = _units(p, kind, width, 1), _depth(p), (p.output_size[-1], width, p.groups)
+    from_x, to_y = (x_image, x_group, x_taps), (y_image, y_group, offsets((every(p.filters, y_filter),), xp))
     if kind == "panels":
-        return _Told(units, (_depth(p), x_starts, x_taps, *places, *lengths))
+        return _Told(units, depth, (*from_x, x_starts), (), to_y, lengths)
 
     y_starts = offsets(tuple(every(p.output_size[axis], y_space[axis]) for axis in others), xp)
     nowhere = [(0,) * p.kernel[axis] for axis in others]
@@ -294,14 +301,9 @@ def _rows(
     numbers = [[n * alike[a] for n, run in enumerate(runs[a]) for _ in range(run.outputs)] for a in others]
     which = offsets(tuple(numbers), xp)
     begin, end = (xp.asarray(some, dtype=xp.int64)[which] for some in (ends[:-1], ends[1:]))
-    tables = (
-        xp.stack([x_starts, y_starts, begin, end], axis=1),
-        xp.asarray(stretches, dtype=xp.int64),
-        x_taps,
-        x_columns,
-    )
+    tables = xp.stack([x_starts, y_starts, begin, end], axis=1), xp.asarray(stretches, dtype=xp.int64)
     frame = p.size[-1], min(columns), max(columns)
-    return _Told(units, (_depth(p), *tables, *places, *lengths, frame))
+    return _Told(units, depth, (*from_x, x_columns), (), to_y, (*tables, frame, *lengths))
 
 
 def _shares(p: ConvProblem, workers: int) -> int:
@@ -324,26 +326,34 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
     width = kernel.width if kind == "filters" else vectors * (microkernel.VECTOR_BYTES // p.itemsize)
     pixels, x_strides = memory(x, None if kind == "filters" else -1)
     result, y_strides = memory(y)
-    room = [aligned((workers * _depth(p) * width,), x.dtype)] if kind == "panels" else []
+    # An element's type and the lengths of tuples choose the code.
     past = (0,) if p.channels * p.taps <= _depth(p) and outgrows(result, microkernel.VECTOR_BYTES) else ()
-    # An element's type and the lengths of three tuples choose the code.
-    code = kernel.w[0], (0,) * rows, (0,) * vectors, past
-    at, from_w, to, *more = map(address, (pixels, kernel.w, result, *room))
-    loop = getattr(loops, f"over_{kind}")
+    element, code = kernel.w[0], ((0,) * rows, (0,) * vectors, past)
+    at, from_w, to = map(address, (pixels, kernel.w, result))
     if kind == "filters":
         regions, zeros = _regions(p, x_strides, y_strides, width, workers, xp)
         # Worth fetching ahead: pixels of which nobody has seen any before, and a kernel that is long out of the caches.
         x_ahead = (rows,) if p.taps == math.prod(p.stride) == p.groups == 1 and p.channels <= 2 * DEPTH else ()
-        for x_first, y_first, (units, arguments) in regions:
-            places = at + x_first * p.itemsize, from_w, to + y_first * p.itemsize
-            w_move = -(-width // -(-arguments[1].shape[0] // rows))  # a block's share of what the kernel has for a tap
+        for x_first, y_first, told in regions:
+            x_place, y_place = at + x_first * p.itemsize, to + y_first * p.itemsize
+            w_move = -(-width // -(-told.x[0].shape[0] // rows))  # a block's share of what the kernel has for a tap
             w_ahead = (w_move,) if kernel.w.nbytes > _FAR_BYTES else ()
-            loop(workers, units, *code, x_ahead, w_ahead, w_move, *places, *arguments)
+            loops.over_filters(
+                workers, told.units, element, code, told.depth,
+                (x_place, *told.x), (from_w, *told.w), (y_place, *told.y), *told.rest, (x_ahead, w_ahead, w_move),
+            )  # fmt: skip
         for outputs in zeros:
             y[(..., *outputs)] = 0
+        return
+    told = _rows(p, kind, x_strides, y_strides, width, xp)
+    apart, operands = (0,) * p.stride[-1], ((at, *told.x), (from_w, *told.w), (to, *told.y))
+    if kind == "positions":
+        loops.over_positions(workers, told.units, element, (*code, apart), told.depth, *operands, *told.rest)
     else:
-        units, arguments = _rows(p, kind, x_strides, y_strides, width, xp)
-        loop(workers, units, *code, (0,) * p.stride[-1], at, from_w, to, *more, *arguments)
+        room = aligned((workers * told.depth * width,), x.dtype)
+        loops.over_panels(
+            workers, told.units, element, (*code, apart), told.depth, *operands, *told.rest, address(room)
+        )
 
 
 def _run(x: Array, kernel: Packed, problem: ConvProblem, xp: ModuleType) -> Array:

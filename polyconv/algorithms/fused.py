@@ -109,9 +109,9 @@ def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> _P
     table, w_lines, panel_lines = _lines(ways, p.kernel, inputs, xp)
     scratch = aligned((points * width,), w.dtype)
     blocks.kernel_panels(
-        packed[0], g, (0,) * found.vectors, table[None, ...],
-        address(weights), w_group, w_channel, w_lines[None, ...], address(packed), panel_lines,
-        address(scratch), width, points, p.channels, p.filters, p.groups,
+        packed[0], g, (0,) * found.vectors, (table[None, ...], w_lines[None, ...], panel_lines),
+        p.groups, p.channels, p.filters,
+        (address(weights), w_group, w_channel), (address(packed), width, points), address(scratch),
     )  # fmt: skip
     return _Panels(packed, found, wide * lanes, width, bt, at)
 
@@ -188,21 +188,12 @@ def _units(settings: Settings, p: ConvProblem, workers: int) -> int:
 
 
 class _Tables(NamedTuple):
-    """Everything that the loops are told beside the arrays, see :func:`polyconv.compiled.blocks.winograd`."""
+    """What the loops are told, see :func:`polyconv.compiled.blocks.winograd`; operands without their addresses."""
 
-    x_blocks: Array
-    x_pixels: Array
-    pixels: Array
-    x_inside: Array
-    there: Array
-    x_lines: Array
-    image_lines: Array
-    y_blocks: Array
-    back: Array
-    product_lines: Array
-    y_lines: Array
-    last: Array
-    inside: Array
+    x: tuple[int | Array, ...]
+    there: tuple[Array, ...]
+    y: tuple[int | Array, ...]
+    back: tuple[Array, ...]
 
 
 @lru_cache(maxsize=64)
@@ -227,18 +218,15 @@ def _tables(
     found = [axis.found(low, size) for axis, low, size in zip(axes, lows, p.size, strict=True)]
     within = [entry * lanes for entry in _apart(inputs)]
     near, put = (_lines(_steps(inputs, first, image, lanes), inputs, inputs, xp) for first in (pixels, within))
+    coordinates, last = (table([*product(*map(range, sizes))]) for sizes in (inputs, outputs[:-1]))
+    inside = table([*product(*(axis.inside for axis in axes))])
+    x_inside = xp.asarray([*product(*found)], dtype=xp.int64)
+    x_pixels = offsets(tuple(map(every, inputs, pixels)), xp)
     return _Tables(
-        corners(x_space, lows),
-        offsets(tuple(map(every, inputs, pixels)), xp),
-        table([*product(*map(range, inputs))]),
-        xp.asarray([*product(*found)], dtype=xp.int64),
-        xp.stack([near[0], put[0]]),
-        xp.stack([near[1], put[1]]),
-        near[2],
-        corners(y_space, (0,) * p.ndim),
-        *_lines(_steps(inputs, products, results, lanes), inputs, outputs, xp),
-        table([*product(*map(range, outputs[:-1]))]),
-        table([*product(*(axis.inside for axis in axes))]),
+        (*x_strides[:2], corners(x_space, lows), x_inside, x_pixels, coordinates),
+        (xp.stack([near[0], put[0]]), xp.stack([near[1], put[1]]), near[2]),
+        (*y_strides[:2], corners(y_space, (0,) * p.ndim), inside),
+        (*_lines(_steps(inputs, products, results, lanes), inputs, outputs, xp), last),
     )
 
 
@@ -255,23 +243,19 @@ def _write(
     points = math.prod(axis.inputs for axis in axes)
     number, turns = _turns(p, m, workers)
     (rows, vectors), lanes, vector = kernel.block, kernel.lanes, microkernel.VECTOR_BYTES // p.itemsize
-    t = _tables(p, m, x_strides, y_strides, number, lanes, kernel.width, xp)
+    tables = _tables(p, m, x_strides, y_strides, number, lanes, kernel.width, xp)
     image = aligned((workers, (points * number + rows) * p.channels), x.dtype)
     products = aligned((workers, points * number * kernel.width), x.dtype)
     scratch = aligned((workers, (2 * points + 1) * lanes), x.dtype)
     scratch[:, 2 * points * lanes :] = 0
-    rooms = image, products, scratch
     past = (0,) if outgrows(result, microkernel.VECTOR_BYTES) else ()
     blocks.winograd(
-        workers, turns * p.groups,
-        kernel.bt, kernel.at, kernel.w[0], (0,) * (lanes // vector), (0,) * rows, (0,) * vectors, past,
-        _depth(p.channels, vector), lanes, number,
-        p.batch, address(pixels), t.x_blocks, *x_strides[:2], t.x_pixels, t.pixels, t.x_inside,
-        t.there, t.x_lines, t.image_lines,
-        address(kernel.w), kernel.width, points, p.channels, p.filters, p.groups,
-        *map(address, rooms), tuple(room.strides[0] for room in rooms),
-        address(result), t.y_blocks, *y_strides[:2], t.back, t.product_lines, t.y_lines,
-        t.last, t.inside,
+        workers, turns * p.groups, kernel.bt, kernel.at, kernel.w[0],
+        ((0,) * (lanes // vector), (0,) * rows, (0,) * vectors, past),
+        p.batch, p.groups, p.filters, (p.channels, _depth(p.channels, vector), number, lanes),
+        (address(pixels), *tables.x), tables.there, (address(kernel.w), kernel.width, points),
+        (address(result), *tables.y), tables.back,
+        tuple((address(room), room.strides[0]) for room in (image, products, scratch)),
     )  # fmt: skip
 
 

@@ -139,14 +139,22 @@ def _prepare(settings: Settings, w: Array, p: ConvProblem, xp: ModuleType) -> _K
 
 
 class _Told(NamedTuple):
-    """What the loops are told beside arrays: what chooses their code, and see :mod:`polyconv.compiled.one_axis`."""
+    """What the loops are told, see :mod:`polyconv.compiled.one_axis`; operands and workspace without their addresses.
+
+    Of a workspace of so many elements, those that come first are zeros.
+    """
 
     units: int
     code: tuple[tuple[int, ...], ...]
     size: int
     zeros: int
     vector: int
-    tables: tuple[Any, ...]
+    lengths: tuple[Any, ...]
+    x: tuple[Any, ...]
+    y: tuple[Any, ...]
+    blocks: tuple[Any, ...]
+    passes: tuple[Any, ...]
+    room: tuple[int, ...]
 
 
 def _places(p: ConvProblem, x_space: Sequence[int], y_space: Sequence[int], xp: ModuleType) -> tuple[Array, Array]:
@@ -212,20 +220,18 @@ def _told(
     room = _room(p, cut, microkernel.REGISTERS, lanes)
     runs = (1, 0, p.size[-1] * p.channels) if x_space[-1] == p.channels else (p.size[-1], x_space[-1], p.channels)
     passed = offsets((every(_rows(p, cut), room.line), room.starts), xp)
-    tables = (
-        (p.batch, x_image, y_image, x_group, y_group), p.groups, _bundle(p), places, lines, blocks,
-        x_space[-2], p.size[-2], p.stride[-2] * p.dilation[-2],
-        cut.phases, cut.points, runs, room.line, p.padding[-1][0] * p.channels, passed,
-        p.stride[-1] * p.channels, room.products, room.border, p.filters, _panel(p, lanes), p.output_size[-1], strip,
-        y_space[-2] * p.dilation[-2], y_space[-1],
-    )  # fmt: skip
     return _Told(
         _units(settings, p, 1),
         ((0,) * passes.several, (0,) * passes.together, (0,) * _shared(p, passes, microkernel.REGISTERS)),
         room.size,
         room.products,
         microkernel.VECTOR_BYTES,
-        tables,
+        (p.batch, (p.groups, _bundle(p)), (p.filters, _panel(p, lanes)), (p.output_size[-1], strip)),
+        (x_image, x_group, x_space[-2], runs, lines),
+        (y_image, y_group, y_space[-2] * p.dilation[-2], y_space[-1], places),
+        (cut.points, cut.phases, p.stride[-2] * p.dilation[-2], p.size[-2], blocks),
+        (passed, p.stride[-1] * p.channels),
+        (room.size, room.line, p.padding[-1][0] * p.channels, room.border, room.products),
     )
 
 
@@ -242,8 +248,9 @@ def _write(
     room[:, : told.zeros] = 0
     past = (0,) if outgrows(result, told.vector) else ()
     one_axis.winograd(
-        workers, told.units, kernel.bt, kernel.at, kernel.w[0], *told.code, past,
-        *map(address, (pixels, kernel.w, result, room)), told.size, *told.tables,
+        workers, told.units, kernel.bt, kernel.at, kernel.w[0], (*told.code, past), told.lengths,
+        (address(pixels), *told.x), address(kernel.w), (address(result), *told.y),
+        told.blocks, told.passes, (address(room), *told.room),
     )  # fmt: skip
 
 

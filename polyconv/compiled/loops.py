@@ -24,22 +24,23 @@ __all__ = ["add", "interleave", "over_filters", "over_lines", "over_panels", "ov
 
 
 @shared
-def _over_filters(
-    member, begin, end, element, rows, vectors, past, x_ahead, w_ahead, w_move, x, w, y, depth, x_starts, x_taps, x_group,
-    y_starts, strips, w_taps, w_panel, width, filters, groups,
-):  # fmt: skip
-    """Vectors of filters: a block is some positions by ``width`` filters. A unit is a strip of positions, in a group.
+def _over_filters(member, begin, end, element, code, depth, x, w, y, strips, filters, groups, ahead):
+    """Vectors of filters: a block is some positions by as many filters as a panel. A unit is a strip of them, in a group.
 
-    ``x_starts`` and ``y_starts`` say where the windows and results of a strip's positions begin, ``x_taps`` what a
-    window holds. ``strips`` is how far apart images are in ``x`` and ``y``, how many positions each has, and how far
-    apart in ``x`` and ``y`` its strips are. ``w`` is ``(groups, panels of filters, taps, width)``, of
-    ``w_panel`` elements each, of whose taps ``w_taps`` are taken. ``x_ahead`` has as many as ``rows`` for its one entry
-    if the next block's pixels lie side by side, and are to be fetched, and is empty if not; so has ``w_ahead``, and
-    ``w_move`` is it, a block's share of what the kernel has for a tap.
+    ``code`` is the ``rows`` and ``vectors`` of a block, and ``past``. ``x`` is an address, where the windows of a strip's
+    positions begin, what a window holds, and how far groups are apart. ``w`` is the address of ``(groups, panels of
+    filters, taps, width)``, which of a panel's taps are taken, its elements and its ``width``. ``y`` is an address, and
+    where a strip's results are. ``strips`` is how far apart images are in ``x`` and ``y``, how many positions each has,
+    and how far apart in ``x`` and ``y`` its strips are. ``ahead`` is what :func:`multiply` takes for what comes ``soon``:
+    a tuple of as many as ``rows``, if the next block's pixels lie side by side and are to be fetched, or of nothing; the
+    same of a block's share of what the kernel has for a tap; and that share.
     """
+    rows, vectors, past = code
+    (_, x_starts, x_taps, x_group), (w, w_taps, w_panel, width) = x, w
+    x_ahead, w_ahead, w_move = ahead
     taps, strip = x_taps.size, x_starts.size
     x_image, y_image, positions, x_strip, y_strip = strips
-    code, pixels, kernel, result = (rows, vectors, (0,), (0,), past), (x, x_starts, x_taps), (w, w_taps), (y, y_starts)
+    code, pixels, kernel = (rows, vectors, (0,), (0,), past), x[:3], (w, w_taps)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, number = divmod(place, -(-positions // strip))
@@ -54,7 +55,7 @@ def _over_filters(
                 for p in range(0, some, len(rows)):
                     x_soon = x_base + x_starts[min(p + len(rows), some - 1)] + t * len(rows)
                     multiply(
-                        element, code, pixels, kernel, result, (x_base, panel, y_base + k * width),
+                        element, code, pixels, kernel, y, (x_base, panel, y_base + k * width),
                         p, min(len(rows), some - p), min(width, filters - k * width), t, min(t + depth, taps), t > 0,
                         (x_soon, x_ahead, w_soon, w_ahead),
                     )  # fmt: skip
@@ -141,24 +142,24 @@ def over_lines(workers, units, *args):
 
 
 @shared
-def _over_positions(
-    member, begin, end, element, rows, vectors, past, apart, x, w, y, depth, lines, stretches, x_taps, columns, x_image,
-    x_group, y_filters, y_image, y_group, extent, width, groups, frame,
-):  # fmt: skip
-    """Vectors of positions that follow each other, their pixels ``apart``: a block is some filters by ``width`` positions.
+def _over_positions(member, begin, end, element, code, depth, x, w, y, lines, stretches, frame, extent, width, groups):
+    """Vectors of positions that follow each other: a block is some filters by some of a row. A unit is one, in a group.
 
-    A unit is a row of them, in a group. ``lines`` has a row for every row of ``extent`` outputs: where it begins in
-    ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet the image along the other
-    axes: of a stretch, its first and its last. ``x_taps`` says where taps lie in ``x``, and ``columns`` in which of its
-    columns those of the first output do, of which ``frame`` says how many there are, and which tap's are furthest to
-    the left and to the right. ``y_filters`` says where each filter's outputs begin; ``w`` is ``(groups, panels of
-    filters, taps, rows of a block)``.
+    ``code`` is the ``rows`` and ``vectors`` of a block, ``past``, and a tuple as long as pixels of neighbouring outputs
+    are ``apart``. ``x`` is an address, how far apart images and groups are, where taps lie, and in which columns those of
+    a row's first output do; ``y`` an address, the same distances, and where each filter's outputs begin; ``w`` the
+    address of ``(groups, panels of filters, taps, rows of a block)``. ``lines`` has a row for every row of ``extent``
+    outputs: where it begins in ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet
+    the image along the other axes: of a stretch, its first and its last. ``frame`` is how many columns an image has, and
+    those furthest to the left and to the right of a row's first output. A block has ``width`` outputs of a row.
     """
-    filters, taps = y_filters.size, x_taps.size
-    w_group = -(-filters // len(rows)) * len(rows) * taps
+    rows, vectors, past, apart = code
+    (x, x_image, x_group, x_taps, columns), (w,), (y, y_image, y_group, y_filters) = x, w, y
     x_width, left, right = frame
+    filters, taps, step = y_filters.size, x_taps.size, len(apart)
+    w_group = -(-filters // len(rows)) * len(rows) * taps
     code, kernel = (rows, vectors, (0,), apart, past), (w, 1, len(rows))
-    pixels, result, step = (x, x_taps, columns), (y, y_filters), len(apart)
+    pixels, result = (x, x_taps, columns), (y, y_filters)
     for unit in range(begin, end):
         place, group = divmod(unit, groups)
         image, row = divmod(place, lines.shape[0])
@@ -188,16 +189,16 @@ def over_positions(workers, units, *args):
 
 
 @shared
-def _over_panels(
-    member, begin, end, element, rows, vectors, past, apart, x, w, y, room, depth, x_rows, x_taps, x_image, x_group,
-    y_filters, y_image, y_group, extent, width, groups,
-):  # fmt: skip
+def _over_panels(member, begin, end, element, code, depth, x, w, y, extent, width, groups, room):
     """Vectors of any positions, whose windows are unrolled first: a panel holds ``width`` of them, tap by tap.
 
-    A unit is a panel, in a group; ``room``, ``(members, depth, width)``, has one for every thread. ``x_rows`` says
-    where each row of ``extent`` outputs begins, which follow each other in the image, as all outputs do in the result;
-    ``w`` is as in :func:`_over_positions`.
+    A unit is a panel, in a group; ``room`` is the address of ``(members, depth, width)``, one for every thread. ``x`` is
+    an address, how far apart images and groups are, where taps lie, and where each row of ``extent`` outputs begins,
+    which follow each other in the image, ``apart``, as all outputs do in the result; the others are as in
+    :func:`_over_positions`.
     """
+    rows, vectors, past, apart = code
+    (x, x_image, x_group, x_taps, x_rows), (w,), (y, y_image, y_group, y_filters) = x, w, y
     filters, positions, taps = y_filters.size, x_rows.size * extent, x_taps.size
     w_group = -(-filters // len(rows)) * len(rows) * taps
     own = member * depth * width

@@ -19,16 +19,14 @@ __all__ = ["winograd"]
 
 
 @njit(nogil=True)
-def _forward(element, bt, points, x, place, step, runs, some_groups, first, last, room, begin, plane, border):
+def _forward(element, bt, points, x, place, step, groups, first, last, room, begin, plane, room_group, border):
     """Transform as many rows of pixels, ``step`` apart, as there are ``points``, to rows that are a ``plane`` apart.
 
-    ``some_groups`` are how many are transformed, and how far apart in ``x`` and in ``room``.
-
-    The image has those from ``first`` to before ``last`` of them. The others are zero, and where there are any, pixels
-    are put together first, at ``border``, a vector of each row; one of zeros comes behind them.
+    Those are of so many ``groups``, and ``room_group`` apart where they go. The image has those from ``first`` to before
+    ``last`` of them. The others are zero, and where there are any, pixels are put together first, at ``border``, a
+    vector of each row; one of zeros comes behind them.
     """
-    number, apart, length = runs
-    groups, x_group, room_group = some_groups
+    x, _, x_group, _, (number, apart, length), _ = x
     lanes = lanes_of(element)
     for run in range(number):
         for group in range(groups):
@@ -47,8 +45,9 @@ def _forward(element, bt, points, x, place, step, runs, some_groups, first, last
 
 
 @njit(nogil=True)
-def _backward(element, at, room, products, step, panel, some, y, end, y_row, y_pixel, filters, outputs, past):
+def _backward(element, at, room, products, step, panel, some, y, end, filters, outputs, past):
     """Transform the products of ``some`` pixels by as many ``filters`` back, and put those ``outputs`` in place."""
+    y, _, _, y_row, y_pixel, _ = y
     lanes = lanes_of(element)
     runs, length = some, filters
     if y_pixel == filters == panel:  # pixels follow each other there as they do here
@@ -62,55 +61,60 @@ def _backward(element, at, room, products, step, panel, some, y, end, y_row, y_p
 
 
 @shared
-def _winograd(
-    member, first_unit, last_unit, bt, at, element, several, together, step, past, x, w, y, room, size,
-    images, groups, bundle, places, lines, blocks, x_row, height, apart, phases, points, runs, line, margin, passes, x_pixel,
-    products, border, filters, panel, outputs, strip, y_row, y_pixel,
-):  # fmt: skip
+def _winograd(member, first_unit, last_unit, bt, at, element, code, lengths, x, w, y, blocks, passes, room):
     """Convolve rows of blocks. A unit is one of them, at one place on the axes before, in some groups of an image.
 
-    ``bt`` and ``at`` are the matrices of both transforms, ``several``, ``together`` and ``step`` are as in
-    :func:`polyconv.compiled.microkernel.sweep`. A result that outgrows the caches is stored ``past`` them, if that is
-    not empty. ``images`` is how many there are, how far apart they are in ``x`` and ``y``, and how far groups; there are
-    ``groups``, of which a unit takes as many as ``bundle``, whose pixels lie side by side. All of an image and of the next
-    comes before other groups, whose kernel is another.
+    All of an image and of the next comes before other groups, whose kernel is another. ``bt`` and ``at`` are the
+    matrices of both transforms. The ``code`` is four tuples: ``several``, ``together`` and ``step`` as :func:`sweep`
+    takes them, and if the fourth is not empty, results are stored ``past`` the caches, which they outgrow. ``lengths`` are
+    how many images there are; how many groups, and in a ``bundle``, whose pixels lie side by side: so many a unit takes;
+    how many filters, and vectors of them in a ``panel``; and how many outputs a row has, and in a ``strip``: so many are
+    convolved at a time.
 
-    ``places`` says where the result begins for each place on the axes before, and ``lines``, ``(places, taps)``, where
-    the image does for each tap on these, or less than zero where it has nothing there. ``blocks``, ``(blocks, 3)``, has for
-    each its first row of the ``height`` rows of an image, which are ``x_row`` apart, where its results are, and how many
-    rows of them there are. A block has as many ``phases``, each of ``points`` rows that are ``apart``. ``runs`` is what of a
-    group's row lies together: how many stretches, how far apart, and how long.
+    ``x`` is an address, how far apart images, groups and rows are; what of a group's row lies together: how many
+    stretches, how far apart, and how long; and ``(places, taps)``, where the image begins for each place and tap on the
+    axes before, or less than zero where it has nothing there. ``y`` is an address, how far apart images, groups, rows
+    and pixels are, and where the result begins for each place. ``w`` is the address of ``(groups, vectors of filters,
+    points, passes, several, lanes)``.
 
-    ``room``, of ``size`` elements for every member, holds transformed rows, ``(bundle, points, taps, phases, line)``, then,
-    from ``border`` on, ``(points + 1, lanes)``, and from ``products`` on, ``(points, strip, panel, lanes)``; all before the
-    products is zero when it comes. A ``line`` is of pixels and zeros around them, of which ``margin`` elements come first.
-    ``passes`` is where in transformed rows the taps of each pass begin. ``outputs`` are ``x_pixel`` apart there and
-    ``y_pixel`` in the result, and ``strip`` of them are convolved at a time. ``w`` is ``(groups, vectors of filters, points,
-    passes, several, lanes)``.
+    ``blocks`` is how many ``points`` they have, how many ``phases`` of as many rows each, how far ``apart`` these are, the
+    ``height`` of an image, in rows, and ``(blocks, 3)``: of each its first row, where its results are, and how many rows of
+    them there are. ``passes`` is where in transformed rows the taps of each pass begin, and how far apart outputs are.
+
+    ``room`` is workspace: an address, its size for every member; of its rows the length, which are of pixels and zeros
+    around them, and how many zeros come first; where in it the border begins, and where products. It holds transformed
+    rows, ``(bundle, points, taps, phases, line)``, then ``(points + 1, lanes)``, and then products, ``(points, strip,
+    panel, lanes)``; all before these is zero when it comes.
     """
+    several, together, step, past = code
+    _, x_image, x_group, x_row, _, lines = x
+    _, y_image, y_group, _, y_pixel, places = y
+    points, phases, apart, height, table = blocks
+    images, (groups, bundle), (filters, panel), (outputs, strip) = lengths
+    passes, x_pixel = passes
+    room, size, line, margin, border, products = room
     lanes = lanes_of(element)
-    number, x_image, y_image, x_group, y_group = images
     taps, high = lines.shape[1], panel * lanes
     plane, vectors, rows = taps * phases * line, -(-filters // lanes), passes.size * len(several) * lanes
     own = member * size
     for unit in range(first_unit, last_unit):
-        rest, block = divmod(unit, blocks.shape[0])
+        rest, block = divmod(unit, table.shape[0])
         rest, place = divmod(rest, lines.shape[0])
-        which, image = divmod(rest, number)
+        which, image = divmod(rest, images)
         base, bundled = which * bundle, min(bundle, groups - which * bundle)
         for tap in range(taps):
             for phase in range(phases):
-                row = blocks[block, 0] + phase
+                row = table[block, 0] + phase
                 begin, end = max(0, -(row // apart)), min(points, -((row - height) // apart))
                 if lines[place, tap] < 0:
                     begin, end = points, points
                 _forward(
                     element, bt, points, x, image * x_image + base * x_group + lines[place, tap] + row * x_row,
-                    apart * x_row, runs, (bundled, x_group, points * plane), begin, end,
-                    room, own + (tap * phases + phase) * line + margin, plane, own + border,
+                    apart * x_row, bundled, begin, end,
+                    room, own + (tap * phases + phase) * line + margin, plane, points * plane, own + border,
                 )  # fmt: skip
         for group in range(base, base + bundled):
-            there = image * y_image + group * y_group + places[place] + blocks[block, 1]
+            there = image * y_image + group * y_group + places[place] + table[block, 1]
             here = own + (group - base) * points * plane
             for start in range(0, outputs, strip):
                 some = min(strip, outputs - start)
@@ -128,8 +132,8 @@ def _winograd(
                                 )  # fmt: skip
                     _backward(
                         element, at, room, own + products, strip * high, high, some,
-                        y, there + start * y_pixel + first * lanes, y_row, y_pixel, min(high, filters - first * lanes),
-                        blocks[block, 2], past,
+                        y, there + start * y_pixel + first * lanes, min(high, filters - first * lanes),
+                        table[block, 2], past,
                     )  # fmt: skip
 
 
