@@ -21,8 +21,12 @@ class Block(NamedTuple):
 
 
 @lru_cache
-def block(rows: int, vectors: int, across: int, each: int, registers: int, highest: int) -> tuple[Block, float]:
+def block(
+    rows: int, vectors: int, across: int, each: int, registers: int, highest: int, widest: int = REGISTERS
+) -> tuple[Block, float]:
     """The best block for a result of ``rows`` by ``vectors``, and the cycles that one tap of all of it takes.
+
+    It has ``widest`` vectors at most.
 
     In a cycle a processor multiplies two vectors and loads two. For each vector of a block ``across`` loads are done
     (two where it lies across lines of the cache), and for each row ``each``, or for each vector of each row where that
@@ -30,7 +34,7 @@ def block(rows: int, vectors: int, across: int, each: int, registers: int, highe
     which there are enough for ``highest``. A product takes four cycles until another can be added to it.
     """
     best, least = Block(1, 1), float("inf")
-    for wide in range(1, registers):
+    for wide in range(1, min(registers, widest + 1)):
         for high in range(1, registers):
             if high * wide + wide + 1 > registers or high > (highest if wide > 1 else TALL):
                 break

@@ -32,10 +32,11 @@ __all__ = ["DEPTH", "DIRECT", "LOOPS", "add"]
 
 DEPTH = 256  # taps at a time: their part of the kernel stays in a near cache
 _NEAR = 200  # positions at a time, whose windows stay in cache
-_NEAR_BYTES = 24_576  # of the kernel that a block of outputs reads, in the nearest cache
+_NEAR_BYTES = 24_576  # of what a block of outputs reads again and again, in the nearest cache
 _FAR_BYTES = 524_288  # of a kernel that another cache than the nearest two may have to hold
 _CLEARLY = 0.92  # of the other's time, that the one has to promise whose rows may leave blocks half empty
-_ROWS = 1.27  # times as long as counted a block of positions takes, whose pixels come from rows wherever these lie
+# Times as long as counted a block takes: of positions, whose pixels come from rows wherever these lie, and of panels.
+_ROWS, _PANELS = 1.2, 1.5
 _FEWEST = 8  # registers that are left for sums, however far apart pixels lie
 
 
@@ -86,18 +87,20 @@ def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Blo
         found, cycles = block(ENDLESS, -(-p.filters // lanes), 1, 1, registers, SOME)
         cycles *= positions / ENDLESS * taps
     elif kind == "positions":
-        # Pixels that lie apart take so many loads, and registers for how they come together.
+        # Pixels that lie apart take so many loads, and registers for how they come together. Those that a block sees by
+        # some taps have room in the nearest cache, since the next filters see them again.
         vectors, step = -(-p.output_size[-1] // lanes), min(p.stride[-1], lanes)
         free = max(_FEWEST, registers - 4 * (step - 1))
-        found, cycles = block(p.filters, vectors, 2 * step, 1, free, TALL)
+        widest = max(1, _NEAR_BYTES * p.kernel[-1] // (_depth(p) * step * VECTOR_BYTES))
+        found, cycles = block(p.filters, vectors, 2 * step, 1, free, TALL, min(widest, REGISTERS))
         blocks = -(-p.filters // found.rows) * -(-vectors // found.vectors)
         cycles = (cycles * taps * _ROWS + BEGIN * blocks) * (positions // p.output_size[-1])
     else:
         found, cycles = block(p.filters, ENDLESS, 1, 1, registers, TALL)
         row = p.output_size[-1]
-        # A panel holds positions of one image, and each row of it, however short, is copied in vectors of ten cycles.
-        copied = p.positions // row * -(-row // lanes) * (9 + min(p.stride[-1], lanes))
-        cycles = (cycles / ENDLESS * -(-p.positions // lanes) + copied) * p.batch * taps
+        # A panel holds positions of one image, and each row of it, however short, is copied in vectors of five cycles.
+        copied = p.positions // row * -(-row // lanes) * 5 * min(p.stride[-1], lanes)
+        cycles = (cycles * _PANELS / ENDLESS * -(-p.positions // lanes) + copied) * p.batch * taps
     return found, cycles * p.groups
 
 
