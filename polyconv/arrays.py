@@ -454,15 +454,12 @@ def new(
 ) -> Array:
     """What ``make`` makes (``xp.empty``, say) of ``shape``, lying in memory in the ``order`` of its axes.
 
-    Empty arrays of NumPy's are :func:`aligned` where all their rows (or pixels, of all groups) are whole lines then:
-    most vectors that are stored would lie across two otherwise. Large ones are, and have memory of
-    :mod:`polyconv.buffers`: they are results, which are dropped and made anew in call after call.
+    Empty arrays of NumPy's are :func:`aligned` where they are large, or all their rows (or pixels, of all groups) whole
+    lines then: most vectors that are stored would lie across two otherwise.
     """
     lengths = tuple(shape[axis] for axis in order)
     item = np.dtype(dtype).itemsize if make is np.empty else 0
-    if math.prod(lengths) * item >= buffers.WORTH:
-        made = aligned(lengths, dtype, _lent)
-    elif item and math.prod(lengths[-2:]) * item % _LINE == 0:
+    if math.prod(lengths) * item >= buffers.WORTH or (item and math.prod(lengths[-2:]) * item % _LINE == 0):
         made = aligned(lengths, dtype)
     else:
         made = make(lengths, dtype=dtype, device=where)
@@ -484,19 +481,17 @@ def _bytes(number: int) -> np.ndarray:
     return np.empty(number, np.uint8)
 
 
-def _lent(number: int) -> np.ndarray:
-    return np.asarray(buffers.lend(number, _bytes))
-
-
-def aligned(shape: tuple[int, ...], dtype: Any, room: Callable[[int], np.ndarray] = _bytes) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An empty NumPy array that begins at a line of the cache: vectors that lie across two are loaded twice.
 
-    ``room(number)`` makes an array of as many bytes.
+    Large ones have memory of :mod:`polyconv.buffers`: results and workspaces are dropped and made anew in call after
+    call.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _WORTH:
         return np.empty(shape, dtype)
-    memory = room(size + _LINE)
+    number = size + _LINE
+    memory = _bytes(number) if size < buffers.WORTH else np.asarray(buffers.lend(number, _bytes))
     first = -_data(memory) % _LINE
     return np.ndarray(shape, dtype, memory, first)
 

@@ -269,7 +269,7 @@ class _Costs:
 def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Tile, int]]:
     """The tiles worth a thought, each with a number of workers: the whole image, and what suits caches and memory."""
     problem, rates = costs.problem, target.rates
-    all_of_it = whole(problem)
+    all_of_it, entire = whole(problem), costs.algorithm.cost(problem)
     ways = [(all_of_it, 1)]
     if not target.tiled:
         return ways
@@ -277,8 +277,8 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
     comfortable = max(rates.most - costs.once.kept, rates.most // 2)
     wanted = comfortable  # loops that write in place keep to the caches by themselves
     if costs.algorithm.write is None or costs.algorithm.stores:
-        wanted = target.tile_bytes(max(costs.once.kept, problem.kernel_elements * problem.itemsize))
-    grain = costs.algorithm.cost(problem).grain
+        wanted = target.tile_bytes(entire, max(costs.once.kept, problem.kernel_elements * problem.itemsize))
+    grain = entire.grain
     for workers in sorted({1, target.workers}):
         for turns in (1,) if workers == 1 else (1, 4):
 

@@ -27,7 +27,8 @@ class Rates:
     bytes of large workspaces, which the system hands out page by page; ``crowded`` is the share of those three that is
     left to each of several workers, and ``far`` the share of ``traffic`` that is left where a workspace is that of
     more than two tiles. ``tile`` is the workspace of one: several times what the nearest cache holds, since threads
-    that run many small tiles wait for one another; and ``most`` that past which a problem is cut, whatever the time.
+    that run many small tiles wait for one another; ``loop_tile`` that of one that compiled loops fill, in a few calls,
+    with what they read again at once; and ``most`` that past which a problem is cut, whatever the time.
     """
 
     macs: dict[str, float]
@@ -41,6 +42,7 @@ class Rates:
     crowded: float
     far: float
     tile: int
+    loop_tile: int
     most: int
 
 
@@ -56,6 +58,7 @@ _PROCESSOR = Rates(
     crowded=0.7,
     far=0.5,
     tile=12 * 2**20,
+    loop_tile=3 * 2**20,
     most=64 * 2**20,
 )
 _ACCELERATOR = Rates(
@@ -70,6 +73,7 @@ _ACCELERATOR = Rates(
     crowded=1.0,
     far=1.0,
     tile=2**30,
+    loop_tile=2**30,
     most=4 * 2**30,
 )
 # Multiply-adds that a multiprocessor starts in a cycle, in single and in double precision, by compute capability (CUDA
@@ -94,6 +98,7 @@ def _rates(gpu: arrays.Accelerator) -> Rates:
     single_macs, double_macs = (lanes * gpu.multiprocessors * gpu.clock for lanes in (single, double))
     product = 0.75 * single_macs
     traffic = 0.8 * gpu.bandwidth
+    tile = min(_ACCELERATOR.tile, gpu.memory // 16)
     return replace(
         _ACCELERATOR,
         macs={
@@ -108,7 +113,8 @@ def _rates(gpu: arrays.Accelerator) -> Rates:
         # Transforms are passes over memory, of some twenty operations for each number that goes there and back.
         fft={dtype: 20 * traffic / (4 * size) for dtype, size in _SIZES.items()},
         traffic=traffic,
-        tile=min(_ACCELERATOR.tile, gpu.memory // 16),
+        tile=tile,
+        loop_tile=tile,
         most=gpu.memory // 8,
     )
 
@@ -172,12 +178,12 @@ class Target:
         """Whether products of two matrices of a dtype are of factors rounded to 11 bits, as the library is told to."""
         return self.gpu is not None and self.gpu.rounds is not None and dtype in ("float32", "complex64")
 
-    def tile_bytes(self, kernel_bytes: int) -> int:
-        """The workspace that a tile may have: more for a large kernel.
+    def tile_bytes(self, cost: Cost, kernel_bytes: int) -> int:
+        """The workspace that a tile may have of what has such a ``cost``: more for a large kernel.
 
         A matrix product reads its whole kernel for every tile, so the tile should not be much the smaller.
         """
-        return self.rates.tile + 2 * kernel_bytes
+        return (self.rates.loop_tile if cost.loop_slots else self.rates.tile) + 2 * kernel_bytes
 
     def seconds(self, cost: Cost, dtype: str, alone: bool) -> float:
         """The predicted time of ``cost``: its calls, products, transforms and traffic, one after another.
