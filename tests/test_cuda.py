@@ -105,6 +105,29 @@ def test_channels_are_fetched_together_only_where_they_lie_so(begin: int, launch
     assert [launch.constants["VECTOR"] for launch in launched] == ["1" if begin else "4"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_outputs_are_stored_together_only_where_they_lie_so(dtype: str, launched: list[on_cpu.Launch]) -> None:
+    """Of planes with as many outputs as divide into such pieces, if all of them begin at a multiple of one."""
+    most = 16 // np.dtype(dtype).itemsize
+    for size, pieces in (((6, 6), 4), ((5, 6), 2), ((5, 7), 1), ((20, 21), 4), ((8,), 4), ((2, 3, 4), 4)):
+        kernel = (1,) * len(size)
+        x, w = whole(3, 5, *size, dtype=dtype), whole(19, 5, *kernel, dtype=dtype)
+        launched.clear()
+        y = pc.conv(x, w, algorithm="implicit_gemm")
+        np.testing.assert_array_equal(y, by_definition(x, w))
+        assert [launch.constants["STORE_ROWS"] for launch in launched] == [str(min(pieces, most))]
+    steps = (5 * 36, 5 * 36, 36, 6, 1)
+    for begin, apart, expected in (
+        (0, steps, 2),
+        (1, steps, 1),
+        (0, (*steps[:2], 37, 6, 1), 1),
+        (0, (*steps[:3], 7, 1), 1),
+    ):
+        y = arrays.aligned((2000,), "float64")[begin:]
+        plane = kernels.planes((1, 1, 5, 6, 6), apart)
+        assert kernels.together(y, *plane, 3, 2) == expected
+
+
 STORED = {
     "float16": "Half",
     "uint8": "unsigned char",

@@ -69,6 +69,11 @@ def _blocks(p: ConvProblem, block: _Block) -> int:
     return -(-p.batch * p.positions // block.rows) * -(-p.filters // block.columns)
 
 
+def _rows_together(p: ConvProblem, block: _Block) -> int:
+    """How many outputs of an image a thread may store at once: as many as its rows lie together, if they divide all."""
+    return math.gcd(p.positions, kernels.WIDEST // p.itemsize, block.tall)
+
+
 def _filled(p: ConvProblem) -> tuple[int, int]:
     """Products for each output, and filters of a group, filled up to whole slabs and blocks."""
     columns = _block(p).columns
@@ -107,8 +112,10 @@ def _taps(kernel: tuple[int, ...], dilation: tuple[int, ...], channels: int, cha
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
     (x, x_steps), y_steps, block = kernels.near(x), kernels.steps(y), _block(p)
-    fetched = kernels.together(x, x_steps, 2, min(kernels.WIDEST // x.itemsize, block.each))
-    stored = kernels.together(y, y_steps, 2, min(kernels.WIDEST // p.itemsize, block.wide))
+    widest = kernels.WIDEST // p.itemsize
+    fetched = kernels.together(x, x.shape, x_steps, 2, min(kernels.WIDEST // x.itemsize, block.each))
+    stored = kernels.together(y, y.shape, y_steps, 2, min(widest, block.wide))
+    rows = kernels.together(y, *kernels.planes(y.shape, y_steps), 3, _rows_together(p, block))
     constants = (
         *kernels.types(x, p, y),
         ("AXES", p.ndim),
@@ -119,6 +126,7 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array) -
         ("DEPTH", _DEPTH),
         ("VECTOR", fetched if p.channels_last else 1),
         ("STORE", stored),
+        ("STORE_ROWS", rows if stored == 1 else 1),
         ("ALONG_ROWS", not p.channels_last),
         ("BLOCKS", block.together),
     )
@@ -147,7 +155,7 @@ def _cost(p: ConvProblem) -> Cost:
     block, (depth, columns) = _block(p), _filled(p)
     widest = kernels.WIDEST // p.itemsize
     together = math.gcd(p.channels, widest, block.each) if p.channels_last else 1
-    stored = math.gcd(p.filters, widest) if p.channels_last else 1
+    stored = math.gcd(p.filters, widest) if p.channels_last else _rows_together(p, block)
     weights = -(-block.columns * _DEPTH // block.threads // widest)
     slab = _FETCH * block.each // together + block.each + 3 * weights + _SLAB
     slab += _DEPTH * (block.tall + block.wide) // widest

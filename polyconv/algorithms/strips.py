@@ -97,8 +97,8 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Array:
 
 def _write(x: Array, kernel: Array, p: ConvProblem, xp: ModuleType, y: Array) -> None:
     """Convolve into ``y``, whatever the steps of either."""
-    strip, (x, x_steps), y_steps = _strip(p), kernels.near(x), kernels.steps(y)
-    if any(kernels.together(a, steps, _GROUP, strip.groups) == 1 for a, steps in ((x, x_steps), (y, y_steps))):
+    strip, (x, x_steps), y_steps, widest = _strip(p), kernels.near(x), kernels.steps(y), kernels.WIDEST // p.itemsize
+    if any(kernels.together(a, a.shape, steps, _GROUP, strip.groups) == 1 for a, steps in ((x, x_steps), (y, y_steps))):
         strip = strip._replace(groups=1)
     constants = (
         *kernels.types(x, p, y),
@@ -112,7 +112,7 @@ def _write(x: Array, kernel: Array, p: ConvProblem, xp: ModuleType, y: Array) ->
         ("GROUPS_FASTEST", strip.groups_fastest),
         ("VECTOR", strip.groups),
         ("WEIGHTS", max(strip.groups, strip.weights)),
-        ("STORE", kernels.together(y, y_steps, _FILTER, math.gcd(strip.filters, kernels.WIDEST // p.itemsize))),
+        ("STORE", kernels.together(y, y.shape, y_steps, _FILTER, math.gcd(strip.filters, widest))),
     )
     run = kernels.kernel("direct", "direct", constants, xp)
     threads = strip.threads(p)

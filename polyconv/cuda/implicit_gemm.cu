@@ -15,6 +15,7 @@
 // DEPTH            products between two synchronisations
 // VECTOR           channels fetched at once; more than one where they are neighbours in memory
 // STORE            filters stored at once, likewise
+// STORE_ROWS       outputs stored at once, where they are such neighbours instead
 // ALONG_ROWS       whether neighbouring threads make neighbouring rows, for neighbours in memory, rather than columns
 // BLOCKS           blocks that a multiprocessor shall hold at once
 
@@ -35,7 +36,8 @@ constexpr int LINES = THREADS * FETCH_W / COLUMNS; // of a slab of the kernel, f
 constexpr int PAD = 16 / sizeof(T); // keeps threads that store a column of the slab out of one another's banks
 static_assert(THREADS * EACH == ROWS * DEPTH && DEPTH % EACH == 0 && EACH % VECTOR == 0, "rows are shared out evenly");
 static_assert(THREADS * EACH_W == COLUMNS * DEPTH && EACH_W % FETCH_W == 0 && LINES * COLUMNS == THREADS * FETCH_W, "columns are shared out evenly");
-static_assert(TALL % PIECE == 0 && WIDE % PIECE_W == 0 && PIECE_W % STORE == 0, "a thread's part falls into pieces");
+static_assert(TALL % PIECE == 0 && WIDE % PIECE_W == 0, "a thread's part falls into pieces");
+static_assert(PIECE_W % STORE == 0 && PIECE % STORE_ROWS == 0 && (STORE == 1 || STORE_ROWS == 1), "pieces are stored whole");
 
 struct Place {
     unsigned image;
@@ -155,7 +157,7 @@ implicit_gemm(const X *__restrict__ x, const T *__restrict__ w, const int *__res
     }
 
 #pragma unroll
-    for (int i = 0; i < TALL; ++i) {
+    for (int i = 0; i < TALL; i += STORE_ROWS) { // outputs that are stored at once are of one image
         const unsigned here = first_row + i / PIECE * STRETCH + down + i % PIECE;
         if (here >= g.rows) continue;
         const Place p = place(g, here);
@@ -165,10 +167,11 @@ implicit_gemm(const X *__restrict__ x, const T *__restrict__ w, const int *__res
 #pragma unroll
         for (int j = 0; j < WIDE; j += STORE) {
             const unsigned filter = first_column + j / PIECE_W * STRETCH_W + across + j % PIECE_W;
-            Pack<Y, STORE> made;
+            Pack<Y, STORE * STORE_ROWS> made;
 #pragma unroll
-            for (int k = 0; k < STORE; ++k) made.value[k] = Y(sums[i][j + k]);
-            if (filter < g.filters) *(Pack<Y, STORE> *)(to + filter * g.y_filter) = made;
+            for (int k = 0; k < STORE * STORE_ROWS; ++k)
+                made.value[k] = Y(STORE > 1 ? sums[i][j + k] : sums[i + k][j]);
+            if (filter < g.filters) *(Pack<Y, STORE * STORE_ROWS> *)(to + filter * g.y_filter) = made;
         }
     }
 }

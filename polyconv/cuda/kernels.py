@@ -28,6 +28,7 @@ __all__ = [
     "casts",
     "kernel",
     "near",
+    "planes",
     "reject",
     "slots",
     "source",
@@ -125,15 +126,22 @@ def near(x: Array) -> tuple[Array, tuple[int, ...]]:
     return x, steps(x)
 
 
-def together(a: Array, apart: tuple[int, ...], axis: int, number: int) -> int:
-    """How many elements along an axis of ``(N, G, C, *size)`` can be moved at once: a ``number`` of them, or one.
+def together(a: Array, shape: tuple[int, ...], apart: tuple[int, ...], axis: int, number: int) -> int:
+    """How many elements of ``a``, seen in a ``shape``, can be moved at once along an axis: a ``number``, or one.
 
     They must be neighbours, and lie at a multiple of so many, wherever they begin.
     """
-    lengths = zip(apart, a.shape, strict=True)
+    lengths = zip(apart, shape, strict=True)
     others = (step for other, (step, length) in enumerate(lengths) if other != axis and length > 1)
-    off = a.shape[axis] % number or address(a) % (number * a.itemsize) or any(step % number for step in others)
+    off = shape[axis] % number or address(a) % (number * a.itemsize) or any(step % number for step in others)
     return 1 if off or apart[axis] != 1 else number
+
+
+def planes(shape: tuple[int, ...], apart: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``(N, G, C, *size)`` with one axis for space, and steps; zero there, if not all of it follows each other."""
+    size, steps = shape[3:], apart[3:]
+    follow = all(step == math.prod(size[axis + 1 :]) for axis, step in enumerate(steps) if size[axis] > 1)
+    return (*shape[:3], math.prod(size)), (*apart[:3], int(follow))
 
 
 def slots(p: ConvProblem, products: float, others: float) -> float:
