@@ -1,8 +1,9 @@
 """Buffers: large blocks of memory that are lent again, once nobody has them any more.
 
-The system hands out memory page by page, each filled with zeros when it is first written to. For a large result that
-takes as long as the result itself, and is done in every call: C libraries keep small blocks (glibc's of 32 MiB, at
-most), and give large ones back at once. Here those of the last results are kept for the next.
+The system hands out memory page by page, each filled with zeros when it is first written to. For a large result, or a
+workspace, that takes as long as what is done with it, and is done in every call: C libraries keep small blocks (glibc's
+of 32 MiB, at most, and in threads of its own far less), and give large ones back at once. Here those of the last
+results and workspaces are kept for the next.
 
 What is kept, and what a call asks for, are never more than 256 MiB together, unless the latter alone is; so no call
 that needs much needs more for what others left.
@@ -68,9 +69,9 @@ def lend(size: int, make: Callable[[int], Any]) -> Any:
 
 
 def release() -> None:
-    """Give back to the system the memory of results that nobody has any more.
+    """Give back to the system the memory of results and workspaces that nobody has any more.
 
-    Up to 256 MiB of it are kept for the next results; other libraries and programs may want it meanwhile.
+    Up to 256 MiB of it are kept for the next ones; other libraries and programs may want it meanwhile.
     """
     with _guard:
         _kept.clear()

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import Array, address, aligned, inverse, memory, new
+from ..arrays import Array, address, memory, new
 from ..problem import ConvProblem
 from .base import Algorithm, Cost
 from .blocking import VECTOR_BYTES
@@ -65,7 +65,7 @@ def interleaved(algorithm: Algorithm) -> Algorithm:
     assert convolve is not None
 
     def write(x: Array, kernel: Any, p: ConvProblem, xp: ModuleType, y: Array) -> None:
-        image, result = (_pixels(a, xp) for a in (x, y))
+        image, result = (new(xp.empty, a.shape, _turned(p).memory_order, a.dtype, None, xp) for a in (x, y))
         interleave(x, image)
         convolve(image, kernel, _turned(p), xp, result)
         interleave(result, y, back=True)
@@ -108,10 +108,3 @@ def interleaved(algorithm: Algorithm) -> Algorithm:
         kernel_grad_cost=None,
         variants=None,
     )
-
-
-def _pixels(x: Array, xp: ModuleType) -> Array:
-    """An empty array like ``x``, ``(N, G, C, *size)``, that has channels innermost in memory."""
-    order = (0, *range(3, x.ndim), 1, 2)
-    made = aligned(tuple(x.shape[axis] for axis in order), x.dtype)
-    return xp.permute_dims(made, inverse(order))
