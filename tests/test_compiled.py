@@ -503,6 +503,21 @@ def test_parts_that_have_no_pixels(stride: int) -> None:
     np.testing.assert_array_equal(laid(x, *laid.prepare(w, None)), expected)
 
 
+@pytest.mark.parametrize("stride", [15, 16, 17, 40, 100_000, 2**31 - 1])
+@pytest.mark.parametrize(("groups", "channels", "filters"), [(1, 1, 1), (3, 1, 1), (2, 3, 5), (1, 1, 70)])
+def test_outputs_of_planes_may_see_pixels_far_apart(stride: int, groups: int, channels: int, filters: int) -> None:
+    """In registers, or brought together in memory; nothing grows with how far that is."""
+    rng = np.random.default_rng(stride)
+    x, w = (
+        numbers(rng, (2, groups * channels, 9, 300), "float32"),
+        numbers(rng, (groups * filters, channels, 3, 4), "float32"),
+    )
+    for dilation, padding in ((1, 0), (5, 30)):
+        keywords = {"stride": (2, stride), "dilation": (1, dilation), "padding": (1, padding), "groups": groups}
+        y = pc.conv(x, w, algorithm=direct.LOOPS, **keywords)
+        np.testing.assert_array_equal(y, pc.conv(x, w, algorithm="einsum", **keywords))
+
+
 def test_tables_of_rows_are_as_long_as_the_kernel() -> None:
     """However many runs of outputs see other taps than their neighbours: a plan's workspace counts no more."""
     p = pc.plan(

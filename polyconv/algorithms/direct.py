@@ -38,6 +38,7 @@ _CLEARLY = 0.92  # of the other's time, that the one has to promise whose rows m
 # Times as long as counted a block takes: of positions, whose pixels come from rows wherever these lie, and of panels.
 _ROWS, _PANELS = 1.2, 1.5
 _FEWEST = 8  # registers that are left for sums, however far apart pixels lie
+_FURTHEST = 16  # pixels of neighbouring outputs lie apart, at most, that are brought together in registers
 
 
 def _depth(p: ConvProblem) -> int:
@@ -138,6 +139,31 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
         some = columns[:, :, panel * width : (panel + 1) * width]
         packed[:, panel, :, : some.shape[2]] = some
     return Packed(xp.reshape(packed, (-1,)), found, width)
+
+
+def _far(p: ConvProblem) -> bool:
+    """Whether vectors hold positions whose pixels lie so far apart that they are brought together in memory first."""
+    return p.stride[-1] > _FURTHEST and (sliding.holds(p) == "positions" or not p.channels_last)
+
+
+def _brought_together(x: Array, p: ConvProblem, xp: ModuleType) -> tuple[Array, ConvProblem]:
+    """What all outputs of a row see by its first tap, then by the next, with zeros; and the problem that this poses.
+
+    Those are the columns of ``im2col``, along the last axis: ``(..., W)`` -> ``(..., taps * outputs)``.
+    """
+    taps, outputs, (low, _) = p.kernel[-1], p.output_size[-1], p.padding[-1]
+    columns = xp.arange(taps)[:, None] * p.dilation[-1] + xp.arange(outputs) * p.stride[-1] - low
+    columns = xp.reshape(columns, (-1,))
+    there = (columns >= 0) & (columns < p.size[-1])
+    seen = xp.take(x, xp.where(there, columns, 0), axis=-1)
+    seen[..., ~there] = 0
+    return seen, replace(
+        p,
+        size=(*p.size[:-1], taps * outputs),
+        stride=(*p.stride[:-1], 1),
+        dilation=(*p.dilation[:-1], outputs),
+        padding=(*p.padding[:-1], (0, 0)),
+    )
 
 
 def _absorbs(p: ConvProblem) -> bool:
@@ -310,7 +336,9 @@ def _rows(
 
 
 def _shares(p: ConvProblem, workers: int) -> int:
-    """The units of all loops."""
+    """The units of all loops, where nothing is copied first."""
+    if _far(p):
+        return 0
     kind, lanes = _kind(p), VECTOR_BYTES // p.itemsize
     if kind == "lines":
         return sliding.units(p, REGISTERS, lanes)
@@ -319,6 +347,8 @@ def _shares(p: ConvProblem, workers: int) -> int:
 
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1) -> None:
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
+    if _far(p):
+        x, p = _brought_together(x, p, xp)
     kind = _kind(p)
     if kind == "lines":
         sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
@@ -391,13 +421,14 @@ def _cost(p: ConvProblem) -> Cost:
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where the caller's strides leave no vectors, which planning does not see.
     copied = 0 if p.channels_last else p.image_elements
+    gathered = p.image_elements // max(1, p.size[-1]) * p.output_size[-1] * p.kernel[-1] if _far(p) else 0
     return Cost(
         other_flops=2 * p.macs,
         loop_slots=int(2 * lanes * cycles),
-        traffic=(p.image_elements + p.output_elements) * p.itemsize + again,
-        runs=0,
+        traffic=(p.image_elements + p.output_elements + 2 * gathered) * p.itemsize + again,
+        runs=gathered // 4,
         calls=30,
-        workspace=tables + (panel + copied + p.kernel_elements) * p.itemsize,
+        workspace=tables + (panel + max(copied, gathered) + p.kernel_elements) * p.itemsize,
         each=panel * p.itemsize,
         error=direct(p),
     )
