@@ -269,10 +269,11 @@ class _Costs:
 def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Tile, int]]:
     """The tiles worth a thought, each with a number of workers: the whole image, and what suits caches and memory."""
     problem, rates = costs.problem, target.rates
-    all_of_it, entire = whole(problem), costs.algorithm.cost(problem)
+    all_of_it = whole(problem)
     ways = [(all_of_it, 1)]
     if not target.tiled:
         return ways
+    entire = costs.algorithm.cost(problem)
     limit = _limit(demands) - costs.beside(Tile(0, 0))
     comfortable = max(rates.most - costs.once.kept, rates.most // 2)
     wanted = comfortable  # loops that write in place keep to the caches by themselves

@@ -2,8 +2,8 @@
 
 Zhang, Franchetti & Low, "High performance zero-memory overhead direct convolutions" (arXiv:1809.10170), by way of the
 indirect convolution of :mod:`polyconv.compiled.microkernel`. The loops run in whichever order reads and writes memory
-along its grain, so neither layout is transposed; only where space is innermost and windows do not lie side by side
-are some unrolled, a few at a time, into a panel that stays in cache.
+along its grain, so neither layout is transposed; only where space is innermost, and rows are short or filters many, are
+windows unrolled, a few at a time, into a panel that stays in cache.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _depth(p: ConvProblem) -> int:
 def over(p: ConvProblem) -> str:
     """What the vectors of the loops hold: filters, positions, panels, or whatever kernels slide over, line by line.
 
-    Panels are positions whose windows are unrolled first, which pays where they meet many filters.
+    Panels are positions whose windows are unrolled first, which pays where rows are short, or meet many filters.
     """
     if p.channels == p.filters == 1:
         return "lines"
@@ -90,7 +90,7 @@ def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Blo
     elif kind == "positions":
         # Pixels that lie apart take so many loads, and registers for how they come together. Those that a block sees by
         # some taps have room in the nearest cache, since the next filters see them again.
-        vectors, step = -(-p.output_size[-1] // lanes), min(p.stride[-1], lanes)
+        vectors, step = -(-p.output_size[-1] // lanes), min(edges.apart(p), lanes)
         free = max(_FEWEST, registers - 4 * (step - 1))
         widest = max(1, _NEAR_BYTES * p.kernel[-1] // (max(1, _depth(p)) * step * VECTOR_BYTES))
         found, cycles = block(p.filters, vectors, 2 * step, 1, free, TALL, min(widest, REGISTERS))
@@ -100,7 +100,7 @@ def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Blo
         found, cycles = block(p.filters, ENDLESS, 1, 1, registers, TALL)
         row = p.output_size[-1]
         # A panel holds positions of one image, and each row of it, however short, is copied in vectors of five cycles.
-        copied = p.positions // row * -(-row // lanes) * 5 * min(p.stride[-1], lanes)
+        copied = p.positions // row * -(-row // lanes) * 5 * min(edges.apart(p), lanes)
         cycles = (cycles * _PANELS / ENDLESS * -(-p.positions // lanes) + copied) * p.batch * taps
     return found, cycles * p.groups
 
@@ -117,9 +117,38 @@ class Packed(NamedTuple):
     width: int
 
 
+def _far(p: ConvProblem) -> bool:
+    """Whether vectors hold positions whose pixels lie so far apart that they are brought together in memory first."""
+    return edges.apart(p) > _FURTHEST and (sliding.holds(p) == "positions" or not p.channels_last)
+
+
+def _near(p: ConvProblem) -> ConvProblem:
+    """The problem that is then posed: the last axis has what outputs see by the first tap, then by the next."""
+    if not _far(p):
+        return p
+    return replace(
+        p,
+        size=(*p.size[:-1], p.kernel[-1] * p.output_size[-1]),
+        stride=(*p.stride[:-1], 1),
+        dilation=(*p.dilation[:-1], p.output_size[-1]),
+        padding=(*p.padding[:-1], (0, 0)),
+    )
+
+
+def _bring_together(x: Array, p: ConvProblem, xp: ModuleType) -> Array:
+    """Its image, zeros around ``x`` among it: the columns of ``im2col``, along the last axis."""
+    outputs = xp.arange(p.output_size[-1]) * p.stride[-1]
+    columns = xp.concat([outputs + column for column in edges.columns(p)])
+    there = (columns >= 0) & (columns < p.size[-1])
+    seen = xp.zeros((*x.shape[:-1], columns.size), dtype=x.dtype)
+    seen[..., there] = x[..., columns[there]]
+    return seen
+
+
 def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
     from ..compiled import microkernel
 
+    p = _near(p)
     lanes, kind = microkernel.VECTOR_BYTES // p.itemsize, over(p)
     if kind == "lines" and sliding.holds(p) == "positions":
         own = aligned((p.groups, p.taps), w.dtype)
@@ -139,31 +168,6 @@ def _prepare(w: Array, p: ConvProblem, xp: ModuleType) -> Packed:
         some = columns[:, :, panel * width : (panel + 1) * width]
         packed[:, panel, :, : some.shape[2]] = some
     return Packed(xp.reshape(packed, (-1,)), found, width)
-
-
-def _far(p: ConvProblem) -> bool:
-    """Whether vectors hold positions whose pixels lie so far apart that they are brought together in memory first."""
-    return p.stride[-1] > _FURTHEST and (sliding.holds(p) == "positions" or not p.channels_last)
-
-
-def _brought_together(x: Array, p: ConvProblem, xp: ModuleType) -> tuple[Array, ConvProblem]:
-    """What all outputs of a row see by its first tap, then by the next, with zeros; and the problem that this poses.
-
-    Those are the columns of ``im2col``, along the last axis: ``(..., W)`` -> ``(..., taps * outputs)``.
-    """
-    taps, outputs, (low, _) = p.kernel[-1], p.output_size[-1], p.padding[-1]
-    columns = xp.arange(taps)[:, None] * p.dilation[-1] + xp.arange(outputs) * p.stride[-1] - low
-    columns = xp.reshape(columns, (-1,))
-    there = (columns >= 0) & (columns < p.size[-1])
-    seen = xp.take(x, xp.where(there, columns, 0), axis=-1)
-    seen[..., ~there] = 0
-    return seen, replace(
-        p,
-        size=(*p.size[:-1], taps * outputs),
-        stride=(*p.stride[:-1], 1),
-        dilation=(*p.dilation[:-1], outputs),
-        padding=(*p.padding[:-1], (0, 0)),
-    )
 
 
 def _absorbs(p: ConvProblem) -> bool:
@@ -348,7 +352,7 @@ def _shares(p: ConvProblem, workers: int) -> int:
 def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, workers: int = 1) -> None:
     """Convolve into ``y``, whose innermost axis in memory is contiguous."""
     if _far(p):
-        x, p = _brought_together(x, p, xp)
+        x, p = _bring_together(x, p, xp), _near(p)
     kind = _kind(p)
     if kind == "lines":
         sliding.write(x, kernel.w, kernel.width, p, xp, y, workers)
@@ -379,7 +383,7 @@ def _write(x: Array, kernel: Packed, p: ConvProblem, xp: ModuleType, y: Array, w
             y[(..., *outputs)] = 0
         return
     told = _rows(p, kind, x_strides, y_strides, width, xp)
-    apart, operands = (0,) * p.stride[-1], ((at, *told.x), (from_w, *told.w), (to, *told.y))
+    apart, operands = (0,) * edges.apart(p), ((at, *told.x), (from_w, *told.w), (to, *told.y))
     if kind == "positions":
         loops.over_positions(workers, told.units, element, (*code, apart), told.depth, *operands, *told.rest)
     else:
@@ -408,8 +412,8 @@ def add(y: Array, bias: Array, p: ConvProblem, workers: int) -> None:
 # -- its cost ------------------------------------------------------------------------------------------------
 
 
-def _cost(p: ConvProblem) -> Cost:
-    lanes = VECTOR_BYTES // p.itemsize
+def _cost(problem: ConvProblem) -> Cost:
+    p, lanes = _near(problem), VECTOR_BYTES // problem.itemsize
     kind, kernel = over(p), p.kernel_elements * p.itemsize
     found, cycles = sliding.block(p, REGISTERS, lanes) if kind == "lines" else _blocked(p, kind, REGISTERS, lanes)
     # A kernel that no near cache holds is read again for every panel, or strip, where it is fetched ahead.
@@ -421,11 +425,11 @@ def _cost(p: ConvProblem) -> Cost:
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where the caller's strides leave no vectors, which planning does not see.
     copied = 0 if p.channels_last else p.image_elements
-    gathered = p.image_elements // max(1, p.size[-1]) * p.output_size[-1] * p.kernel[-1] if _far(p) else 0
+    gathered = p.image_elements if _far(problem) else 0
     return Cost(
         other_flops=2 * p.macs,
         loop_slots=int(2 * lanes * cycles),
-        traffic=(p.image_elements + p.output_elements + 2 * gathered) * p.itemsize + again,
+        traffic=(p.image_elements + p.output_elements + gathered) * p.itemsize + again,
         runs=gathered // 4,
         calls=30,
         workspace=tables + (panel + max(copied, gathered) + p.kernel_elements) * p.itemsize,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..problem import ConvProblem
 
-__all__ = ["Part", "Run", "columns", "few", "parts", "runs"]
+__all__ = ["Part", "Run", "apart", "columns", "few", "parts", "runs"]
 
 _ZEROS, _PARTS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 
@@ -50,6 +50,11 @@ def columns(p: ConvProblem) -> list[int]:
     """The columns, beside the image too, that the first output of a row sees by the taps of the last axis."""
     low, _ = p.padding[-1]
     return [tap * p.dilation[-1] - low for tap in range(p.kernel[-1])]
+
+
+def apart(p: ConvProblem) -> int:
+    """How many columns neighbouring outputs of a row are apart; one, where there is but one output."""
+    return p.stride[-1] if p.output_size[-1] > 1 else 1
 
 
 def few(p: ConvProblem) -> bool:

@@ -155,11 +155,12 @@ def _cost(p: ConvProblem) -> Cost:
     block, (depth, columns) = _block(p), _filled(p)
     widest = kernels.WIDEST // p.itemsize
     together = math.gcd(p.channels, widest, block.each) if p.channels_last else 1
-    stored = math.gcd(p.filters, widest) if p.channels_last else _rows_together(p, block)
+    stored = math.gcd(p.filters, widest) if p.channels_last else 1
+    rows = 1 if p.channels_last else _rows_together(p, block)
     weights = -(-block.columns * _DEPTH // block.threads // widest)
     slab = _FETCH * block.each // together + block.each + 3 * weights + _SLAB
     slab += _DEPTH * (block.tall + block.wide) // widest
-    others = depth // _DEPTH * slab + block.tall * (_ROW + 4 * block.wide // stored) + _THREAD
+    others = depth // _DEPTH * slab + block.tall // rows * (_ROW + 4 * block.wide // stored) + _THREAD
     each = kernels.slots(p, depth * block.tall * block.wide, others)
     # Where there are fewer blocks than multiprocessors, the others have nothing to do.
     threads = max(p.groups * _blocks(p, block), _MULTIPROCESSORS) * block.threads

@@ -231,7 +231,7 @@ def _told(
         (y_image, y_group, y_space[-2] * p.dilation[-2], y_space[-1], places),
         (cut.points, cut.phases, p.stride[-2] * p.dilation[-2], p.size[-2], blocks),
         (passed, p.stride[-1] * p.channels),
-        (room.size, room.line, p.padding[-1][0] * p.channels, room.border, room.products),
+        (room.line, p.padding[-1][0] * p.channels, room.border, room.products),
     )
 
 
@@ -250,7 +250,7 @@ def _write(
     one_axis.winograd(
         workers, told.units, kernel.bt, kernel.at, kernel.w[0], (*told.code, past), told.lengths,
         (address(pixels), *told.x), address(kernel.w), (address(result), *told.y),
-        told.blocks, told.passes, (address(room), *told.room),
+        told.blocks, told.passes, (address(room), told.size, *told.room),
     )  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def block(p: ConvProblem, registers: int, lanes: int) -> tuple[Block, float]:
     kind, down, along = holds(p), _axis(p, _down(p)), _axis(p, _along(p))
     alike = kind == "positions" and p.size[-1] * p.itemsize % _ALIAS == 0
     longest = _ALIKE if alike else _TALLEST if kind == "filters" else TALL
-    apart = min(p.stride[-1], lanes) if kind == "positions" else 1
+    apart = min(edges.apart(p), lanes) if kind == "positions" else 1
     found, cycles = _block(down, along, p.taps // along.taps * p.channels, kind, apart, registers, longest)
     extent = {"channels": p.groups, "filters": p.filters, "positions": p.output_size[-1]}[kind]
     vectors = -(-extent // lanes) * (1 if kind == "channels" else p.groups)
@@ -193,7 +193,7 @@ class _Tables(NamedTuple):
 def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int, int]]:
     """Where every vector of a place lies in image, result and kernel, how many lanes it has, and if it sees an edge."""
     if holds(p) == "positions":
-        outputs, step, columns = p.output_size[-1], p.stride[-1], edges.columns(p)
+        outputs, step, columns = p.output_size[-1], edges.apart(p), edges.columns(p)
         left, right = min(columns), max(columns) + (lanes - 1) * step  # of the pixels that a vector sees
         return [
             (i * step, i, 0, min(lanes, outputs - i), i * step + left < 0 or i * step + right >= p.size[-1])
@@ -365,7 +365,7 @@ def _told(p: ConvProblem, x_strides: tuple[int, ...], y_strides: tuple[int, ...]
     found = block(p, microkernel.REGISTERS, lanes)[0]
     down = _axis(p, _down(p) if found.high > 1 else -1)
     lengths = found.high, found.rows, down.taps, found.several, down.step, _step(p)
-    wide = {"channels": (1, 1), "positions": (p.stride[-1], 0), "filters": (0, 1)}[kind]
+    wide = {"channels": (1, 1), "positions": (edges.apart(p), 0), "filters": (0, 1)}[kind]
     return _Told(
         loops,
         units(p, microkernel.REGISTERS, lanes),

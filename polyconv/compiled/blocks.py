@@ -127,8 +127,8 @@ def _winograd(
 
     ``bt`` and ``at`` are the matrices of both transforms, one for each axis. The ``code`` is four tuples: ``wide`` is as
     long as it takes vectors to transform so many ``lanes``, ``rows`` and ``vectors`` are the block of the product, and a
-    result that outgrows the caches is stored ``past`` them, if that is not empty. ``sizes`` are the ``channels``, how
-    ``deep`` a chunk of them is, how many blocks are convolved together, and ``lanes``.
+    result that outgrows the caches is stored ``past`` them, if that is not empty. ``sizes`` are the ``channels``, the
+    ``depth`` of a chunk of them, how many blocks are convolved ``together``, and ``lanes``.
 
     ``x`` is an address, how far apart images and groups are, where the blocks of an image begin, ``inside``, ``(blocks,
     axes, 2)``, the first of their pixels that the image has and the one after the last, how far from where a block

@@ -143,7 +143,9 @@ def over_lines(workers, units, *args):
 
 @shared
 def _over_positions(member, begin, end, element, code, depth, x, w, y, lines, stretches, frame, extent, width, groups):
-    """Vectors of positions that follow each other: a block is some filters by some of a row. A unit is one, in a group.
+    """Vectors of positions that follow each other: a block is some filters by ``width`` of a row.
+
+    A unit is a row, in a group.
 
     ``code`` is the ``rows`` and ``vectors`` of a block, ``past``, and a tuple as long as pixels of neighbouring outputs
     are ``apart``. ``x`` is an address, how far apart images and groups are, where taps lie, and in which columns those of
@@ -151,7 +153,7 @@ def _over_positions(member, begin, end, element, code, depth, x, w, y, lines, st
     address of ``(groups, panels of filters, taps, rows of a block)``. ``lines`` has a row for every row of ``extent``
     outputs: where it begins in ``x`` and ``y``, and the first and last of its ``stretches`` of taps, those that meet
     the image along the other axes: of a stretch, its first and its last. ``frame`` is how many columns an image has, and
-    those furthest to the left and to the right of a row's first output. A block has ``width`` outputs of a row.
+    those furthest to the left and to the right of a row's first output.
     """
     rows, vectors, past, apart = code
     (x, x_image, x_group, x_taps, columns), (w,), (y, y_image, y_group, y_filters) = x, w, y
@@ -167,7 +169,9 @@ def _over_positions(member, begin, end, element, code, depth, x, w, y, lines, st
         y_base = image * y_image + group * y_group + lines[row, 1]
         next_row = lines[min(row + 1, lines.shape[0] - 1), 0] - lines[row, 0]
         for after in range(0, extent, width):
-            j = max(0, min(after, extent - width))  # the last block lies over the one before
+            j = after
+            if len(past) == 0:  # whose vectors may begin anywhere: the last block lies over the one before
+                j = max(0, min(after, extent - width))
             column = j * step
             edge = column + left < 0 or column + right + (width - 1) * step >= x_width
             for stretch in range(lines[row, 2], lines[row, 3]):

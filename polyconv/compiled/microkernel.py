@@ -286,8 +286,8 @@ def slide(context, element, code, a, b, y, places, lanes, begin, end, taps, fram
     taps as ``several`` has are met at a time. If the window of the next output of a row begins some taps further on,
     ``step`` has as many: what is loaded for one then serves all that see it, along both axes; if not, ``step`` is
     empty. So many elements as ``wide_a`` and ``wide_b`` have entries lies what meets one lane from what meets the next:
-    if they have none, there is one number for all lanes, and if more than one, ``a`` has to be a plane. ``past`` is as
-    in :func:`multiply`.
+    if they have none, there is one number for all lanes; ``wide_a`` may have more than one where ``a`` is a plane.
+    ``past`` is as in :func:`multiply`.
 
     Where ``a`` is a plane with zeros around it that are not stored, it has a second table, else None, of how far right
     of its first lane's column that of a line's pixels is. The ``frame``, which is looked at then alone, is the first
