@@ -93,7 +93,7 @@ def _blocked(p: ConvProblem, kind: str, registers: int, lanes: int) -> tuple[Blo
         vectors, step = -(-p.output_size[-1] // lanes), min(edges.apart(p), lanes)
         free = max(_FEWEST, registers - 4 * (step - 1))
         widest = max(1, _NEAR_BYTES * p.kernel[-1] // (max(1, _depth(p)) * step * VECTOR_BYTES))
-        found, cycles = block(p.filters, vectors, 2 * step, 1, free, TALL, min(widest, REGISTERS))
+        found, cycles = block(p.filters, vectors, 2 * step, 1, free, TALL, widest)
         blocks = -(-p.filters // found.rows) * -(-vectors // found.vectors)
         cycles = (cycles * taps * _ROWS + BEGIN * blocks) * (positions // p.output_size[-1])
     else:
