@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..arrays import Array, address, memory, new
+from ..arrays import Array, address, joined, memory, new
 from ..problem import ConvProblem
 from .base import Algorithm, Cost
 from .blocking import VECTOR_BYTES
@@ -21,7 +21,7 @@ from .blocking import VECTOR_BYTES
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["interleave", "interleaved"]
+__all__ = ["innermost", "interleave", "interleaved", "turning"]
 
 _TURN = 100  # cycles, in which a block is turned
 
@@ -33,8 +33,9 @@ def interleave(x: Array, y: Array, back: bool = False) -> None:
     """
     from ..compiled import loops
 
-    if x.shape[2] == 1:  # groups are the channels then
-        x, y = (a.transpose(0, 2, 1, *range(3, a.ndim)) for a in (x, y))
+    together = [joined(a, 1, 3) for a in (x, y)]
+    if not any(a is None for a in together):  # all groups' channels are one axis in both
+        x, y = (a[:, None] for a in together)
     source, x_strides = memory(x, 2 if back else -1)
     target, y_strides = memory(y)
     shape, planes = x.shape, y_strides if back else x_strides
@@ -45,15 +46,27 @@ def interleave(x: Array, y: Array, back: bool = False) -> None:
     loops.interleave(x.dtype.type(0), address(source), x_strides, address(target), y_strides, shape, back)
 
 
+def innermost(x: Array, axis: int, xp: ModuleType) -> tuple[Array, tuple[int, ...]]:
+    """An image as compiled loops take it whose vectors hold channels, and its strides in elements.
+
+    ``axis`` is 2 or, of groups of one channel each, 1. What has planes in memory is interleaved.
+    """
+    if x.shape[axis] > 1 and x.strides[axis] != x.itemsize == x.strides[-1]:
+        image, x = x, new(xp.empty, x.shape, (0, *range(3, x.ndim), 1, 2), x.dtype, None, xp)
+        interleave(image, x)
+    return memory(x, axis)
+
+
+def turning(p: ConvProblem, channels: int, size: tuple[int, ...]) -> int:
+    """Products that could be begun in the time in which images of so many ``channels`` to a group are interleaved."""
+    lanes = VECTOR_BYTES // p.itemsize
+    return 2 * lanes * p.batch * -(-p.groups * channels // lanes) * -(-math.prod(size) // lanes) * _TURN
+
+
 @lru_cache  # asked for with every tile
 def _turned(p: ConvProblem) -> ConvProblem:
     """The same problem, of images whose channels are innermost in memory."""
     return replace(p, channels_last=True)
-
-
-def _cycles(channels: int, size: tuple[int, ...], lanes: int) -> float:
-    """Cycles in which an image of one group is interleaved."""
-    return -(-channels // lanes) * -(-math.prod(size) // lanes) * _TURN
 
 
 @lru_cache
@@ -81,13 +94,13 @@ def interleaved(algorithm: Algorithm) -> Algorithm:
         return algorithm.reject(_turned(p), target)
 
     def cost(p: ConvProblem) -> Cost:
-        there, lanes = algorithm.cost(_turned(p)), VECTOR_BYTES // p.itemsize
+        there = algorithm.cost(_turned(p))
         copied = (p.batch * p.groups * p.channels * math.prod(p.size) + p.output_elements) * p.itemsize
         both = (p.channels, p.size), (p.filters, p.output_size)
-        cycles = sum(_cycles(p.groups * channels, size, lanes) for channels, size in both)
+        turned = sum(turning(p, channels, size) for channels, size in both)
         return replace(
             there,
-            loop_slots=there.loop_slots + int(2 * lanes * p.batch * cycles),
+            loop_slots=there.loop_slots + turned,
             traffic=there.traffic + 2 * copied,
             workspace=there.workspace + copied,
         )

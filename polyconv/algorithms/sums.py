@@ -22,6 +22,7 @@ from ..rounding import roundoff, summed
 from .base import Cost
 from .blocking import REGISTERS, SOME, VECTOR_BYTES, Block, block
 from .edges import runs
+from .interleaved import innermost, turning
 
 __all__ = ["cost", "sums"]
 
@@ -157,8 +158,8 @@ def sums(x: Array, dy: Array, p: ConvProblem, xp: ModuleType) -> Array:
 
     if _regions(p) > _REGIONS:
         x, p = pad(x, [(0, 0)] * 3 + [*p.padding], "constant", xp), p.padded
-    pixels, x_strides = memory(x, 1 if _own(p) else None)
-    gradient, dy_strides = memory(dy, 1 if _own(p) else 2)
+    pixels, x_strides = innermost(x, 1, xp) if _own(p) else memory(x)
+    gradient, dy_strides = innermost(dy, 1 if _own(p) else 2, xp)
     lanes, extent = microkernel.VECTOR_BYTES // p.itemsize, _extent(p)
     (rows, vectors), _ = _blocked(p, microkernel.REGISTERS, lanes)
     dw = aligned((1 if _own(p) else p.groups, p.channels, *p.kernel, extent), p.dtype)
@@ -179,14 +180,18 @@ def cost(p: ConvProblem) -> Cost:
     positions, parts = p.batch * p.positions, _regions(p) - 1 - p.batch * p.positions // -_STRETCH
     padded = p.image_elements if _regions(p) > _REGIONS else 0
     tables = 48 * parts + 16 * _regions(p) * (_strip(p) * p.taps + 2 * _STRETCH)
-    # What has no channels innermost is copied, and the image may be for its margins.
+    # What has no channels innermost is interleaved, and the image may be copied for its margins.
     of_x, of_dy = p.image_elements * _own(p), p.output_elements
-    turned = 0 if p.channels_last else of_x + of_dy
+    slots = int(2 * lanes * cycles * (positions + _BETWEEN * parts))
+    turned = 0
+    if not p.channels_last:
+        turned = of_x + of_dy
+        slots += turning(p, p.filters, p.output_size) + _own(p) * turning(p, p.channels, p.size)
     return Cost(
         other_flops=2 * p.macs,
-        loop_slots=int(2 * lanes * cycles * (positions + _BETWEEN * parts)),
+        loop_slots=slots,
         traffic=(p.image_elements + of_dy + 2 * (padded + turned)) * p.itemsize,
-        runs=turned,
+        runs=0,
         calls=30,
         # Planning does not see strides, which may ask for copies.
         workspace=(2 * p.kernel_elements + padded + of_x + of_dy) * p.itemsize + tables,
