@@ -229,12 +229,19 @@ class ChunkedPlan:
         """Convolve arrays that are known to fit, as those do from which the plan was just made."""
         if bias is not None:
             check_bias(bias, self.call, chunked=True)
-        arrays = {"x": x, "w": w, "bias": bias}
-        return _collection(_Recipe(self, w, bias), {key: a for key, a in arrays.items() if in_chunks(a)})
+        arrays = {"x": x, "w": _kept(w), "bias": _kept(bias)}
+        recipe = _Recipe(self, arrays["w"], arrays["bias"])
+        return _collection(recipe, {key: a for key, a in arrays.items() if in_chunks(a)})
 
     def prepare(self, w: Any, bias: Any = None) -> PreparedInChunks:
-        """``plan.prepare(w, bias)(x)`` is ``plan(x, w, bias)``: a kernel is prepared once in a process anyway."""
-        return PreparedInChunks(self, w, bias)
+        """``plan.prepare(w, bias)(x)`` is ``plan(x, w, bias)``: a kernel is prepared once in a process anyway.
+
+        Raises ValueError or TypeError for arrays that the plan is not for.
+        """
+        check_array(w, "w", self.call.w, chunked=True)
+        if bias is not None:
+            check_bias(bias, self.call, chunked=True)
+        return PreparedInChunks(self, _kept(w), _kept(bias))
 
     def __repr__(self) -> str:
         return f"<polyconv.ChunkedPlan {self.algorithm}: {self.call}>"
@@ -255,6 +262,11 @@ class PreparedInChunks:
     def __call__(self, x: Any) -> Any:
         """Convolve ``x``, lazily."""
         return self.plan(x, self.w, self.bias)
+
+
+def _kept(a: Any) -> Any:
+    """A copy of an array in memory: its caller may write into it before what is lazy has been computed."""
+    return a if a is None or in_chunks(a) else describe(a, "array").xp.asarray(a, copy=True)
 
 
 def _filter_chunks(call: Call, w: Any) -> tuple[int, ...]:
@@ -288,7 +300,7 @@ def mapped(a: Any, function: Callable[[Any], Array], along: tuple[int, ...] | No
     def shape(axis: int = -1, length: int = 1) -> tuple[int, ...]:
         """That of the result of a block so long along one axis, tried out on a thin one."""
         lengths = (n if i in whole else length if i == axis else 1 for i, n in enumerate(a.shape))
-        return tuple(function(spec.xp.empty(tuple(lengths), dtype=spec.dtype, device=spec.device)).shape)
+        return tuple(function(spec.xp.zeros(tuple(lengths), dtype=spec.dtype, device=spec.device)).shape)
 
     if len(thin := shape()) == a.ndim:
         made = [{n: shape(axis, n)[axis] for n in {*lengths}} for axis, lengths in enumerate(a.chunks)]

@@ -25,6 +25,7 @@ from tolerance import beyond_direct
 import polyconv as pc
 from polyconv import blocks
 from polyconv.algorithms import ALGORITHMS
+from polyconv.arrays import describe
 from polyconv.planning import make_plan
 
 da = pytest.importorskip("dask.array")
@@ -344,6 +345,38 @@ def test_the_plan_of_the_largest_block() -> None:
     assert str(plan.block) in str(plan)
     assert plan.algorithm in repr(plan)
     np.testing.assert_array_equal(plan.prepare(w)(x), plan(x, w))
+
+
+@pytest.mark.parametrize("size", [3, 91])  # a kernel that goes with every task, and one that the graph has once
+def test_what_is_lazy_has_the_kernel_as_it_was(size: int) -> None:
+    x = da.ones((1, 1, 64, 64), chunks=(1, 1, 32, 64))
+    w, bias = np.ones((1, 1, size, size)), np.ones(1)
+    plan = pc.plan(x, w, padding="same")
+    lazy = [pc.conv2d(x, w, bias, padding="same"), plan(x, w, bias), plan.prepare(w, bias)(x)]
+    expected = pc.conv2d(np.ones(x.shape), w, bias, padding="same")
+    later = plan.prepare(w, bias)
+    w[...], bias[...] = 0, 5
+    for y in (*lazy, later(x)):
+        assert_eq(y, expected)
+    assert_eq(pc.conv2d(x, np.ones_like(w), np.ones(1), padding="same"), expected)
+    assert_eq(pc.conv2d(x, w, bias, padding="same"), np.full(x.shape, 5.0))
+
+
+def test_prepare_minds_the_kernel() -> None:
+    plan = pc.plan(da.from_array(X), W)
+    with pytest.raises(ValueError, match="w has shape"):
+        plan.prepare(W[:1])
+    with pytest.raises(ValueError, match="one value for each"):
+        plan.prepare(W, BIAS[:1])
+
+
+def test_a_graph_is_made_without_arithmetic_on_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, dy = da.from_array(X, chunks=(1, 3, 9, 9)), pc.conv2d(X, W, padding=2)
+    worst = np.finfo(X.dtype).max
+    garbage = lambda shape, dtype=None, device=None: np.full(shape, worst, dtype)  # noqa: E731
+    monkeypatch.setattr(describe(X, "x").xp, "empty", garbage)
+    with np.errstate(all="raise"):
+        pc.conv_vjp(x, W, da.from_array(dy), padding=2, padding_mode="reflect")
 
 
 def test_workspace_is_limited_block_by_block() -> None:

@@ -33,8 +33,8 @@ def interleave(x: Array, y: Array, back: bool = False) -> None:
     """
     from ..compiled import loops
 
-    together = [joined(a, 1, 3) for a in (x, y)]
-    if not any(a is None for a in together):  # all groups' channels are one axis in both
+    together = [a for a in (joined(x, 1, 3), joined(y, 1, 3)) if a is not None]
+    if len(together) == 2:  # the channels of all groups are one axis in both
         x, y = (a[:, None] for a in together)
     source, x_strides = memory(x, 2 if back else -1)
     target, y_strides = memory(y)
