@@ -14,6 +14,7 @@ from .arguments import (
     Call,
     Demands,
     Padding,
+    TransposedCall,
     check_bias,
     check_gradient,
     read,
@@ -171,6 +172,11 @@ def _separated(options: Any, known: Iterable[str], name: str) -> tuple[dict[str,
     return {key: value for key, value in options.items() if key not in _DEMANDS}, demands
 
 
+def _requested(call: Call | TransposedCall, options: Any) -> Any:
+    """The dtype that the caller asked for, as arrays carry it; None where none was."""
+    return None if options.get("dtype") is None else call.dtypes.result
+
+
 @_spelled_out
 def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
     """Convolve images, signals or volumes with a bank of filters, along any number of spatial axes.
@@ -307,7 +313,7 @@ def _transpose(
     call = read_transposed(x, w, ndim=ndim, **meaning)
     if bias is not None:
         check_bias(bias, call, chunked=in_chunks(x))
-    return transposed(x, w, bias, call.axes, call, "IO", read_demands(**demands), options.get("dtype"))
+    return transposed(x, w, bias, call.axes, call, "IO", read_demands(**demands), _requested(call, options))
 
 
 @at_home
@@ -405,7 +411,7 @@ def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: 
     """
     call, demands = _understood(_Shape(input_shape, dy.dtype), w, options, "conv_input_grad", None, described=True)
     check_gradient(dy, call)
-    return input_grad(dy, w, call, demands, options.get("dtype"))
+    return input_grad(dy, w, call, demands, _requested(call, options))
 
 
 @at_home
@@ -430,7 +436,7 @@ def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options
     """
     call, demands = _understood(x, _Shape(kernel_shape, dy.dtype), options, "conv_weight_grad", None, described=True)
     check_gradient(dy, call)
-    return weight_grad(x, dy, call, demands, options.get("dtype"))
+    return weight_grad(x, dy, call, demands, _requested(call, options))
 
 
 @at_home
@@ -461,9 +467,9 @@ def conv_vjp(x: Array, w: Array, dy: Array, **options: Unpack[Options]) -> tuple
     """
     call, demands = _understood(x, w, options, "conv_vjp", None)
     check_gradient(dy, call)
-    dtype = options.get("dtype")
+    dtype = _requested(call, options)
     dx, dw = input_grad(dy, w, call, demands, dtype), weight_grad(x, dy, call, demands, dtype)
-    return dx, dw, bias_grad(dy, call.layout)
+    return dx, dw, bias_grad(dy, call.layout, dtype)
 
 
 def algorithms() -> tuple[str, ...]:

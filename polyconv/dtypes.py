@@ -70,10 +70,11 @@ def _promote(a: Any, b: Any, xp: Any, device: Any) -> Any:
         met = a if kinds[0] >= 2 else b  # integers take the floating dtype they meet
         return xp.result_type(met, met)  # in native byte order, as arithmetic leaves it
     try:
-        both = xp.result_type(*(d if k else xp.uint8 for d, k in zip((a, b), kinds, strict=True)))
-        total = both if floating else _integer_sum(both, xp, device)
+        numbers = [d for d, k in zip((a, b), kinds, strict=True) if k] or [xp.int8]  # truths are what they meet
+        both = xp.result_type(*numbers)
     except (RuntimeError, TypeError, ValueError):
-        total = None
+        both = None
+    total = both if floating or both is None else _integer_sum(both, xp, device)
     if total is None or kind(total, xp) != max(1, *kinds):  # NumPy makes int64 and uint64 a float64
         raise TypeError(
             f"x of dtype {name(a)} and w of dtype {name(b)} have no {KINDS[max(1, *kinds)]} dtype in common; "

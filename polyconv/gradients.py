@@ -111,8 +111,17 @@ def weight_grad(x: Array, dy: Array, call: Call, demands: Demands, dtype: Any) -
     return xp.permute_dims(dw, tuple(map(spelled.index, call.kernel_layout)))
 
 
-def bias_grad(dy: Array, layout: str) -> Array:
-    """The gradient with respect to a bias: the sum over all but channels, in the dtype of ``dy`` if that is a float."""
-    xp = describe(dy, "dy").xp
-    axes = tuple(axis for axis, letter in enumerate(layout) if letter != "C")
-    return dy.sum(axis=axes) if in_chunks(dy) else xp.sum(dy, axis=axes)
+def bias_grad(dy: Array, layout: str, dtype: Any) -> Array:
+    """The gradient with respect to a bias: the sum over all but channels, in ``dtype`` or, if that is None, of ``dy``.
+
+    Halves are summed in float32, as everywhere. One axis is summed after another: of many terms few are added to a
+    large sum, and so less is lost to rounding.
+    """
+    spec = describe(dy, "dy")
+    chosen = dtypes.choose(dy.dtype, dy.dtype, dtype, spec.xp, spec.device)
+    axes = [axis for axis, letter in enumerate(layout) if letter != "C"]
+    if in_chunks(dy):
+        return dy.sum(axis=tuple(axes), dtype=chosen.total).astype(chosen.result)
+    for axis in reversed(axes):
+        dy = spec.xp.sum(dy, axis=axis, dtype=chosen.total)
+    return spec.xp.astype(dy, chosen.result)

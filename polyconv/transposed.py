@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
+from . import dtypes
 from .algorithms import Cost
 from .arrays import Array, ArraySpec, contiguous, describe, device, in_chunks, written_in_place
 from .convolution import Planner, per_block
@@ -43,7 +44,8 @@ def _phases(w: Array, axes: Sequence[Axis]) -> Array:
     w = xp.reshape(w, (*kept, *(length for axis in axes for length in (axis.each, axis.stride))))
     w = xp.flip(w, axis=tuple(range(3, 3 + 2 * n, 2)))
     w = xp.permute_dims(w, (0, *range(4, 4 + 2 * n, 2), 2, 1, *range(3, 3 + 2 * n, 2)))
-    return xp.reshape(w, (-1, kept[1], *(axis.each for axis in axes)))
+    filters = kept[0] * math.prod(axis.stride for axis in axes) * kept[2]
+    return xp.reshape(w, (filters, kept[1], *(axis.each for axis in axes)))
 
 
 def _interleaved(y: Array, layout: str, groups: int, strides: tuple[int, ...]) -> Array:
@@ -63,6 +65,13 @@ def _interleaved(y: Array, layout: str, groups: int, strides: tuple[int, ...]) -
     return xp.reshape(y, tuple(math.prod(parts[i][2] for i in of[letter]) for letter in layout))
 
 
+def _shape(x: Array, w: Array, axes: Sequence[Axis], layout: str) -> tuple[int, ...]:
+    """The shape of the result."""
+    extents = dict(zip(layout, x.shape, strict=True)) | {"C": w.shape[0] * w.shape[2]}
+    extents |= {letter: axis.outputs for letter, axis in zip(spatial_letters(layout), axes, strict=True)}
+    return tuple(extents[letter] for letter in layout)
+
+
 def transpose(
     x: Array,
     w: Array,
@@ -76,6 +85,10 @@ def transpose(
 
     ``plan(x, w, **keywords)`` plans the work, of ``x`` and a kernel whose output channels come first.
     """
+    if not all(axis.outputs for axis in axes) and not in_chunks(x):  # of an image that is nothing but margins
+        spec = describe(x, "x")
+        dtype = dtypes.choose(x.dtype, w.dtype, plan.dtype, spec.xp, spec.device).result
+        return spec.xp.zeros(_shape(x, w, axes, layout), dtype=dtype, device=spec.device)
     if math.prod(axis.stride for axis in axes) > 1 and not in_chunks(x) and not in_chunks(w) and written_in_place(x):
         parts = _apart(describe(x, "x"), describe(w, "w"), axes, groups, layout, plan)
         if parts is not None:
@@ -149,10 +162,8 @@ def _phase_by_phase(
 ) -> Array:
     """Every phase convolved with its own taps, and put in its place."""
     xp, letters = describe(x, "x").xp, spatial_letters(layout)
-    extents = dict(zip(layout, x.shape, strict=True)) | {"C": w.shape[0] * w.shape[2]}
-    extents |= {letter: axis.outputs for letter, axis in zip(letters, axes, strict=True)}
     result = next(part.plan.call.dtypes.result for part in parts if part.plan is not None)
-    y = xp.empty(tuple(extents[letter] for letter in layout), dtype=result, device=device(x))
+    y = xp.empty(_shape(x, w, axes, layout), dtype=result, device=device(x))
     for phases, plan in parts:
         alone = [phase.axis for phase in phases]
         places = {letter: phase.outputs for letter, phase in zip(letters, phases, strict=True)}

@@ -132,7 +132,7 @@ def test_floats_promote_and_integers_follow(library: Backend, x: str, w: str, re
 SUMMED = [
     *((name, name, "int64") for name in SIGNED),
     *((name, name, "uint64") for name in UNSIGNED),
-    ("bool", "bool", "uint64"),
+    ("bool", "bool", "int64"),
     ("bool", "int8", "int64"),
     ("uint8", "bool", "uint64"),
     ("int8", "uint8", "int64"),

@@ -273,6 +273,62 @@ def test_errors_of_gradients() -> None:
         pc.conv_vjp(X, w, np.ones((2, 3, 3, 3)), strides=2)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", float, np.float64, np.dtype("float32")])
+def test_gradients_are_of_the_dtype_that_is_asked_for(dtype: Any) -> None:
+    x, w = (RNG.standard_normal(shape).astype("float16") for shape in ((2, 4, 6, 6), (3, 4, 3, 3)))
+    dy = RNG.standard_normal((2, 3, 4, 4)).astype("float16")
+    expected = pc.conv_vjp(*(a.astype(dtype) for a in (x, w, dy)))
+    for found, same in zip(pc.conv_vjp(x, w, dy, dtype=dtype), expected, strict=True):
+        assert found.dtype == np.dtype(dtype)
+        least = 100 * np.finfo(dtype).eps
+        np.testing.assert_allclose(found, same, rtol=least, atol=least)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_biass_gradient_of_halves_is_summed_in_single_precision(layout: str, chunked: bool) -> None:
+    shape = (4, 8, 64, 64) if layout == "NCHW" else (4, 64, 64, 8)
+    x, w, dy = np.ones(shape, "float16"), np.ones((8, 8, 1, 1), "float16"), np.full(shape, 0.25, "float16")
+    if chunked:
+        da = pytest.importorskip("dask.array")
+        x, dy = da.from_array(x, chunks=(2, *shape[1:])), da.from_array(dy)
+    _, _, db = pc.conv_vjp(x, w, dy, layout=layout, kernel_layout="OIHW")
+    assert db.dtype == np.float16
+    np.testing.assert_array_equal(db, np.full(8, 4096.0))
+
+
+def test_a_biass_gradient_of_many_outputs() -> None:
+    dy = RNG.random((4, 500, 500, 3)).astype("float32")
+    _, _, db = pc.conv_vjp(dy, np.ones((1, 1, 3, 3), "float32"), dy, layout="NHWC")
+    np.testing.assert_allclose(db, dy.sum(axis=(0, 1, 2), dtype="float64"), rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        ((1, 4, 0, 8), (3, 4, 3, 3)),  # margins alone
+        ((0, 4, 5, 8), (3, 4, 3, 3)),
+        ((2, 0, 5, 8), (3, 0, 3, 3)),
+        ((2, 4, 5, 8), (0, 4, 3, 3)),
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_nothing(x: tuple[int, ...], w: tuple[int, ...], stride: int) -> None:
+    image, kernel = np.ones(x, "float32"), np.ones(w, "float32")
+    dy = np.ones_like(pc.conv2d(image, kernel, padding=2, stride=stride))
+    dx, dw, db = pc.conv_vjp(image, kernel, dy, padding=2, stride=stride)
+    assert (dx.shape, dw.shape, db.shape) == (x, w, w[:1])
+    assert dx.dtype == dw.dtype == db.dtype == np.float32
+    assert not dw.any()  # no pixel is met
+    assert not dx.any()  # no output is seen
+    np.testing.assert_array_equal(db, np.full(w[0], dy[:, 0].size) if w[0] else [])
+
+
+def test_transposed_of_nothing() -> None:
+    y = pc.conv_transpose2d(np.ones((1, 0, 4, 4)), np.ones((0, 2, 3, 3)), np.ones(2), stride=2)
+    np.testing.assert_array_equal(y, np.ones((1, 2, 9, 9)))
+
+
 def test_nothing_is_written_to() -> None:
     arrays = X.copy(), np.ones((3, 4, 3, 3)), np.ones((2, 3, 5, 5))
     for a in arrays:
