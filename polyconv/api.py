@@ -24,7 +24,7 @@ from .arguments import (
 from .arrays import Array, at_home, in_chunks
 from .convolution import planned
 from .gradients import bias_grad, input_grad, transposed, weight_grad
-from .planning import Plan, make_plan
+from .planning import Plan
 
 if TYPE_CHECKING:
     from .chunked import ChunkedPlan
@@ -494,10 +494,8 @@ def load_wisdom(path: str | os.PathLike[str]) -> None:
         added then.
     """
     wisdom.load(path)
-    make_plan.cache_clear()
 
 
 def forget_wisdom() -> None:
     """Drop every measured choice; plans are chosen by prediction again."""
     wisdom.forget()
-    make_plan.cache_clear()

@@ -8,11 +8,11 @@ may have a way of its own to it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from types import ModuleType
 from typing import Any
 
-from . import layouts
+from . import layouts, wisdom
 from .arguments import Demands, read
 from .arrays import Array, ArraySpec, describe
 from .planning import Plan, Way, kernel_gradient, make_plan
@@ -77,7 +77,7 @@ class _Convolution:
         )
 
 
-@lru_cache(maxsize=1024)
+@wisdom.heeding
 def _choice(
     x: ArraySpec, dy: ArraySpec, layout: str, p: ConvProblem, demands: Demands, dtype: Any
 ) -> _Convolution | Way:

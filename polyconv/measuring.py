@@ -30,7 +30,6 @@ def measured_plan(call: Call, demands: Demands) -> Plan:
     fastest, seconds = _race(_hopeful(call, demands, plan.target), call)
     choice = wisdom.Choice(fastest.name, fastest.algorithm.detail, fastest.tile, fastest.workers, seconds)
     wisdom.remember(call, demands, plan.target, choice)
-    make_plan.cache_clear()
     return make_plan(call, demands)
 
 

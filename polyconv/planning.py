@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -382,7 +381,7 @@ def candidates(call: Call, demands: Demands, target: Target) -> dict[str, list[C
     return found
 
 
-@lru_cache(maxsize=1024)
+@wisdom.heeding
 def make_plan(call: Call, demands: Demands) -> Plan:
     """The plan for a call. Raises ValueError where the named algorithm, or every one, cannot run it."""
     target, asked = Target.of(call.x, demands.workers), demands.algorithm

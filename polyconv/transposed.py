@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
-from . import dtypes
+from . import dtypes, wisdom
 from .algorithms import Cost
 from .arrays import Array, ArraySpec, contiguous, describe, device, in_chunks, written_in_place
 from .convolution import Planner, per_block
@@ -119,7 +119,7 @@ def _inside(axes: Sequence[Axis], layout: str) -> tuple[slice, ...]:
     return tuple(read.get(letter, slice(None)) for letter in layout)
 
 
-@lru_cache(maxsize=256)
+@wisdom.heeding
 def _apart(
     x: ArraySpec, w: ArraySpec, axes: tuple[Axis, ...], groups: int, layout: str, plan: Planner
 ) -> tuple[_Part, ...] | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import arrays, dtypes
 from ._version import __version__
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from .planning import Candidate
     from .target import Target
 
-__all__ = ["Choice", "forget", "known", "load", "recall", "remember", "save"]
+__all__ = ["Choice", "forget", "heeding", "known", "load", "recall", "remember", "save"]
 
 _FORMAT = "polyconv wisdom"
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,19 @@ class Choice:
 
 
 _choices: dict[Question, Choice] = {}
+_heeding: list[Any] = []
+
+
+def heeding(function: _F) -> _F:
+    """``function``, which may :func:`recall` choices, with its results cached until others are known."""
+    cached = lru_cache(maxsize=1024)(function)
+    _heeding.append(cached)
+    return cached  # type: ignore[return-value]
+
+
+def _changed() -> None:
+    for cached in _heeding:
+        cached.cache_clear()
 
 
 @lru_cache(maxsize=1)
@@ -95,6 +110,7 @@ def recall(call: Call, demands: Demands, target: Target) -> Choice | None:
 def remember(call: Call, demands: Demands, target: Target, choice: Choice) -> None:
     """Keep a choice for the rest of the process."""
     _choices[_question(call, demands, target)] = choice
+    _changed()
 
 
 def known() -> int:
@@ -105,6 +121,7 @@ def known() -> int:
 def forget() -> None:
     """Drop every choice."""
     _choices.clear()
+    _changed()
 
 
 # -- files ---------------------------------------------------------------------------------------------------
@@ -158,6 +175,7 @@ def load(path: str | os.PathLike[str]) -> None:
                 f"BLAS here is {here!r}; measure again"
             )
     _choices.update(choices)
+    _changed()
 
 
 def _read(entry: Any) -> tuple[Question, Choice]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import polyconv as pc
-from polyconv import execution, wisdom
+from polyconv import execution, kernel_gradient, transposed, wisdom
 from polyconv.planning import Candidate, make_plan
 
 RNG = np.random.default_rng(0)
@@ -103,6 +103,20 @@ def test_what_was_measured_is_used_from_then_on(ran: list[str], clock: list[list
     pc.forget_wisdom()
     pc.conv2d(X, W)
     assert ran[-1] == PREDICTED
+
+
+def test_gradients_are_chosen_anew_as_well(clock: list[list[str]]) -> None:
+    dy = pc.conv2d(X, W, stride=2)
+    chosen = kernel_gradient._choice, transposed._apart
+
+    def kept() -> list[int]:
+        pc.conv_vjp(X, W, dy, stride=2)
+        return [some.cache_info().currsize for some in chosen]
+
+    for change in (lambda: plan(measure=True), pc.forget_wisdom):
+        assert all(kept())
+        change()
+        assert [some.cache_info().currsize for some in chosen] == [0, 0]
 
 
 @pytest.mark.parametrize(
