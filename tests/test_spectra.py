@@ -159,9 +159,9 @@ def test_zeros_around_an_image_let_one_block_hold_it() -> None:
     p = pc.ConvProblem(1, 1, 1, 1, (56,) * 2, (31,) * 2, (1, 1), (1, 1), ((15, 15),) * 2)
     assert spectra.whole(p) == (72, 72)
     _, axes, _, _ = spectra.form(p, (72, 72), 16)
-    assert [axis.starts for axis in axes] == [(0,), (0,)]
+    assert [[*axis.starts] for axis in axes] == [[0], [0]]
     _, axes, _, _ = spectra.form(p.padded, (72, 72), 16)  # where the margins hold pixels, they do not
-    assert [axis.starts for axis in axes] == [(0, 42), (0, 42)]
+    assert [[*axis.starts] for axis in axes] == [[0, 42], [0, 42]]
 
 
 def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -420,8 +420,8 @@ def _cost(problem: ConvProblem) -> Cost:
     passes = {"panels": p.batch * p.positions // (found[1] * lanes), "filters": p.batch * p.positions // _NEAR // 2}
     again = passes.get(kind, 0) * kernel if kernel > _FAR_BYTES else 0
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
-    if kind == "lines":  # where each of them begins
-        tables += 40 * (p.positions // p.output_size[-1])
+    if kind == "lines":  # where each of them begins, and each vector of one
+        tables += 40 * (p.positions // p.output_size[-1]) + 80 * -(-p.output_size[-1] // lanes)
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where the caller's strides leave no vectors, which planning does not see.
     copied = 0 if p.channels_last else p.image_elements

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import NamedTuple
 
 from ..problem import ConvProblem
@@ -27,16 +27,21 @@ class Run(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _runs(outputs: int, taps: int, stride: int, dilation: int, low: int, size: int) -> tuple[Run, ...]:
-    """An axis of ``outputs`` in runs, ``low`` zeros lying before the ``size`` pixels of the image."""
+    """An axis of ``outputs`` in runs, ``low`` zeros lying before the ``size`` pixels of the image.
+
+    In a few steps for each tap, however long the axis is: a run begins where a tap comes upon the image, or leaves it.
+    """
+    changes = (-(-(edge - tap * dilation) // stride) for tap in range(taps) for edge in (low, low + size))
+    begins = {o for o in (0, *changes) if 0 <= o < outputs}
     found: list[Run] = []
-    for o in range(outputs):
+    for o, end in pairwise((*sorted(begins), outputs)):
         begin = o * stride - low
         tap = min(max(0, -(begin // dilation)), taps)
         number = max(0, min(taps, (size - 1 - begin) // dilation + 1) - tap)
         if found and (found[-1].tap, found[-1].taps) == (tap, number):
-            found[-1] = found[-1]._replace(outputs=found[-1].outputs + 1)
+            found[-1] = found[-1]._replace(outputs=end - found[-1].first)
         else:
-            found.append(Run(o, 1, tap, number, begin + tap * dilation))
+            found.append(Run(o, end - o, tap, number, begin + tap * dilation))
     return tuple(found)
 
 

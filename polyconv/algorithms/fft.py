@@ -10,6 +10,7 @@ the size of the kernel.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import ModuleType
@@ -30,15 +31,19 @@ __all__ = ["FFT", "OVERLAP_SAVE", "good_length"]
 
 def good_length(least: int) -> int:
     """The least length of at least ``least`` that has no prime factor above five, whose transforms are fast."""
-    length = least
-    while True:
-        rest = length
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return length
-        length += 1
+    return min(
+        odd << max(0, (-(-least // odd) - 1).bit_length())
+        for odd in (three * five for three in _powers(3, least) for five in _powers(5, least))
+    )
+
+
+def _powers(base: int, least: int) -> Iterator[int]:
+    """Those of a number, to the first that is at least ``least``."""
+    power = 1
+    while power < least:
+        yield power
+        power *= base
+    yield power
 
 
 # What depends on the length of blocks alone: ``block`` is the inputs of one along each axis of a problem in phases, or

@@ -36,13 +36,36 @@ _MOST_BYTES, _MANY = 15 * 2**20, 264  # what they hold at most, and how many the
 
 
 class Axis(NamedTuple):
-    """One axis cut into blocks: of ``outputs`` by ``inputs``, ``dilation`` apart."""
+    """One axis of an ``extent`` cut into blocks: of ``outputs`` by ``inputs``, ``dilation`` apart.
+
+    Each of its phases is cut for itself.
+    """
 
     outputs: int
     inputs: int
     dilation: int
-    starts: tuple[int, ...]
-    inside: tuple[int, ...]
+    extent: int
+
+    @property
+    def _phases(self) -> tuple[range, ...]:
+        """Where the outputs of every phase are."""
+        return tuple(range(phase, self.extent, self.dilation) for phase in range(min(self.dilation, self.extent)))
+
+    @property
+    def number(self) -> int:
+        """How many blocks there are."""
+        return sum(-(-len(phase) // self.outputs) for phase in self._phases)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each block begins."""
+        return tuple(start for phase in self._phases for start in phase[:: self.outputs])
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        """How many outputs of each block there are."""
+        some = self.outputs
+        return tuple(min(some, len(phase) - i) for phase in self._phases for i in range(0, len(phase), some))
 
     def found(self, low: int, size: int) -> list[tuple[int, int]]:
         """The first input of each block that an image has, behind a margin of ``low``, and the one after the last."""
@@ -50,16 +73,9 @@ class Axis(NamedTuple):
         return [(max(first, 0), min(last, self.inputs)) for first, last in ends]
 
 
-@lru_cache
 def axis_of(outputs: int, m: int, r: int, dilation: int) -> Axis:
-    """An axis of ``outputs`` in all: each of its phases is cut for itself."""
-    starts, inside = [], []
-    for phase in range(min(dilation, outputs)):
-        left = -(-(outputs - phase) // dilation)
-        for first in range(0, left, m):
-            starts.append(phase + dilation * first)
-            inside.append(min(m, left - first))
-    return Axis(m, m + r - 1, dilation, tuple(starts), tuple(inside))
+    """An axis of ``outputs`` in all, in blocks of ``m`` that ``r`` taps meet."""
+    return Axis(m, m + r - 1, dilation, outputs)
 
 
 def _axes_of(p: ConvProblem, m: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -177,7 +193,7 @@ def _together(p: ConvProblem, points: int, blocks: int, workers: int = 1) -> int
 def _turns(p: ConvProblem, m: tuple[int, ...], workers: int) -> tuple[int, int]:
     """How many blocks of all images are convolved together, and how often."""
     axes = _axes_of(p, m)
-    blocks = p.batch * math.prod(len(axis.starts) for axis in axes)
+    blocks = p.batch * math.prod(axis.number for axis in axes)
     number = _together(p, math.prod(axis.inputs for axis in axes), blocks, workers)
     return number, -(-blocks // number)
 
@@ -271,7 +287,7 @@ def _cost(settings: Settings, p: ConvProblem) -> Cost:
     m = settings.along(p)
     axes, lanes = _axes_of(p, m), VECTOR_BYTES // p.itemsize
     inputs, outputs = [axis.inputs for axis in axes], [axis.outputs for axis in axes]
-    number, points = p.batch * math.prod(len(axis.starts) for axis in axes), math.prod(inputs)
+    number, points = p.batch * math.prod(axis.number for axis in axes), math.prod(inputs)
     (rows, vectors), product_cycles = _product(p, REGISTERS, lanes)
     wide = _wide(p, m, REGISTERS)
     # A line of a block and a stretch of channels. As measured, of 4 to 10 points: the longer lines are, the further

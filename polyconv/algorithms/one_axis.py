@@ -257,7 +257,7 @@ def _write(
 def _units(settings: Settings, p: ConvProblem, workers: int) -> int:
     """How many units the loops have, whoever shares them: rows of blocks."""
     cut = _blocks(settings, p)
-    rows = len(axis_of(p.output_size[-2], cut.outputs, cut.taps, p.dilation[-2]).starts)
+    rows = axis_of(p.output_size[-2], cut.outputs, cut.taps, p.dilation[-2]).number
     return p.batch * -(-p.groups // _bundle(p)) * math.prod(p.output_size[:-2]) * rows
 
 

@@ -190,23 +190,24 @@ class _Tables(NamedTuple):
     frame: tuple[int, int, int, int]
 
 
-def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int) -> list[tuple[int, int, int, int, int]]:
+def _panels(p: ConvProblem, x_group: int, y_group: int, lanes: int, width: int, xp: ModuleType) -> Array:
     """Where every vector of a place lies in image, result and kernel, how many lanes it has, and if it sees an edge."""
     if holds(p) == "positions":
         outputs, step, columns = p.output_size[-1], edges.apart(p), edges.columns(p)
         left, right = min(columns), max(columns) + (lanes - 1) * step  # of the pixels that a vector sees
-        return [
-            (i * step, i, 0, min(lanes, outputs - i), i * step + left < 0 or i * step + right >= p.size[-1])
-            for i in range(0, outputs, lanes)
-        ]
+        at = xp.arange(0, outputs, lanes, dtype=xp.int64)
+        edge = (at * step + left < 0) | (at * step + right >= p.size[-1])
+        return xp.stack([at * step, at, at * 0, xp.minimum(outputs - at, xp.asarray(lanes)), edge], axis=1)
     panel = p.taps * p.channels * width
     if holds(p) == "channels":
-        return [(i, i, i // width * panel + i % width, min(lanes, p.groups - i), 0) for i in range(0, p.groups, lanes)]
+        found = [(i, i, i // width * panel + i % width, min(lanes, p.groups - i), 0) for i in range(0, p.groups, lanes)]
+        return xp.asarray(found, dtype=xp.int64)
     group = -(-p.filters // width) * panel
-    return [
+    found = [
         (g * x_group, g * y_group + k, g * group + k // width * panel + k % width, min(lanes, p.filters - k), 0)
         for g, k in product(range(p.groups), range(0, p.filters, lanes))
     ]
+    return xp.asarray(found, dtype=xp.int64)
 
 
 def _pieces(outputs: int, rows: int) -> Iterator[tuple[int, int]]:
@@ -229,9 +230,14 @@ class _Place(NamedTuple):
 
 
 def _places(p: ConvProblem, axis: int, high: int) -> Iterator[list[_Place]]:
-    """Those that see the same taps of an axis, of each run in turn: in blocks that are ``high``, or one by one."""
+    """Those that see the same taps of an axis, of each run in turn: in blocks that are ``high``, or one by one.
+
+    Along the last axis of a plane vectors run by themselves, and there is one for all.
+    """
     for run in _runs_of(p)[axis]:
-        if axis == _down(p) and 1 < high <= run.outputs and run.taps == p.kernel[axis]:
+        if holds(p) == "positions" and axis == p.ndim - 1:
+            yield [_Place(run, 0, False)]
+        elif axis == _down(p) and 1 < high <= run.outputs and run.taps == p.kernel[axis]:
             # The last block lies over the one before.
             yield [_Place(run, min(i, run.outputs - high), True) for i in range(0, run.outputs, high)]
         else:
@@ -244,8 +250,7 @@ def units(p: ConvProblem, registers: int, lanes: int) -> int:
     axis, kind = _along(p), holds(p)
     high, rows, _ = block(p, registers, lanes)[0]
     pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in _runs_of(p)[axis]) if axis >= 0 else 1
-    others = [a for a in range(p.ndim) if a != axis and (kind != "positions" or a < p.ndim - 1)]
-    places = math.prod(sum(map(len, _places(p, a, high))) for a in others)
+    places = math.prod(sum(map(len, _places(p, a, high))) for a in range(p.ndim) if a != axis)
     panels = {"channels": -(-p.groups // lanes), "filters": p.groups * -(-p.filters // lanes)}
     vectors = panels.get(kind, -(-p.output_size[-1] // lanes))
     return p.batch * (p.groups if kind == "positions" else 1) * places * -(-vectors // _stretch(p)) * pieces
@@ -285,7 +290,7 @@ def _lines(
     x_lines: list[Array] = []
     w_lines: list[Array] = []
     columns: list[Array] = []
-    outer: list[tuple[int, ...]] = []
+    outer: list[Array] = []
     for some in product(*(_places(p, a, high) for a in others)):
         begin = sum(lines.shape[0] for lines in x_lines)
         alike = [(a, places[0]) for a, places in zip(others, some, strict=True)]
@@ -294,18 +299,19 @@ def _lines(
         if planes:
             before = ((0,) * place.run.taps for _, place in alike[:-1])
             columns.append(offsets((*before, tuple(edges.columns(p))), xp))
-        # Vectors run along the last axis of a plane by themselves.
-        counted = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
-        for at in product(*(places for _, places in counted)):
-            those = [(a, place.run, place.first) for (a, _), place in zip(counted, at, strict=True)]
-            x = sum((run.start + i * p.stride[a]) * x_space[a] for a, run, i in those)
-            y = sum((run.first + i) * y_space[a] for a, run, i in those)
-            outer.append((x, y, begin, begin + x_lines[-1].shape[0], any(place.block for place in at)))
+        # Where a plane's rows begin is said of its columns.
+        those = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
+        x = [[(at.run.start + at.first * p.stride[a]) * x_space[a] for at in places] for a, places in those]
+        y = [[(at.run.first + at.first) * y_space[a] for at in places] for a, places in those]
+        begins = [offsets(tuple(axes), xp) for axes in (x, y)]
+        same = begin, begin + x_lines[-1].shape[0], any(place.block for _, place in alike)
+        outer.append(xp.stack([*begins, *(xp.full_like(begins[0], value) for value in same)], axis=1))
+    every_place = xp.concat(outer)
     return _Lines(
         xp.concat(x_lines),
         xp.concat(w_lines),
         xp.concat(columns) if planes else None,
-        xp.asarray(sorted(outer, key=lambda row: row[1]), dtype=xp.int64),
+        xp.take(every_place, xp.argsort(every_place[:, 1], stable=True), axis=0),
     )
 
 
@@ -337,7 +343,7 @@ def _tables(
         (along(y_space, down), y_row),
         lines.outer,
         xp.asarray(runs, dtype=xp.int64),
-        xp.asarray(_panels(p, x_group, y_group, lanes, width), dtype=xp.int64),
+        _panels(p, x_group, y_group, lanes, width, xp),
         _stretch(p),
         (x_image, y_image),
         (p.groups, x_group, y_group, p.taps) if planes else (1, 0, 0, 0),

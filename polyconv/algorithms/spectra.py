@@ -48,13 +48,13 @@ class Axis(NamedTuple):
     length: int
     points: int
     outputs: int
-    starts: tuple[int, ...]
+    starts: range
 
 
 def _flat(length: int, outputs: int) -> Axis:
     """An axis without taps: rows that have nothing to do with each other."""
     length = min(length, outputs)
-    return Axis(length, 1, length, tuple(range(0, outputs, length)))
+    return Axis(length, 1, length, range(0, outputs, length))
 
 
 def _axis(length: int, kernel: int, size: int, outputs: int, padding: tuple[int, int]) -> Axis:
@@ -62,7 +62,7 @@ def _axis(length: int, kernel: int, size: int, outputs: int, padding: tuple[int,
     # Of a single block, what goes round may fall on zeros.
     fits = length >= max(outputs + kernel - 1 - low, size + low)
     step = outputs if fits else length - kernel + 1
-    return Axis(length, length, step, tuple(range(0, outputs, step)))
+    return Axis(length, length, step, range(0, outputs, step))
 
 
 class Form(NamedTuple):
