@@ -126,9 +126,9 @@ _KEPT = 32 * 2**20  # what allocators keep when freed and hand out again without
 class Target:
     """The library and device of a call's arrays: what a plan knows of the world beside the problem.
 
-    ``gpu`` is what the device says of itself, where the library can ask it. ``uncompiled`` says why numba's loops
-    cannot run there, if they cannot, and ``cuda`` why CUDA's kernels cannot. ``one_pass`` says whether the library sums
-    products without storing any, ``tiled`` whether its arrays can be filled tile by tile, ``fft`` whether it has
+    ``gpu`` is what the device says of itself, where the library can ask it. ``no_numba`` says why numba's loops
+    cannot run there, ``no_cuda`` why CUDA's kernels cannot; None where they can. ``one_pass`` says whether the library
+    sums products without storing any, ``tiled`` whether its arrays can be filled tile by tile, ``fft`` whether it has
     Fourier transforms, and ``workers`` how many threads tiles may be run on, or loops be shared by; ``cores`` is how
     many the library uses by itself.
     """
@@ -138,8 +138,8 @@ class Target:
     call_seconds: float
     accelerator: bool
     gpu: arrays.Accelerator | None
-    uncompiled: str | None
-    cuda: str | None
+    no_numba: str | None
+    no_cuda: str | None
     one_pass: bool
     tiled: bool
     fft: bool
@@ -158,8 +158,8 @@ class Target:
             call_seconds=library.call_seconds,
             accelerator=accelerator,
             gpu=gpu,
-            uncompiled=arrays.uncompiled() if library.compiled else "is compiled for NumPy's arrays alone",
-            cuda=None if library.cuda else "is written in CUDA, for CuPy's arrays alone",
+            no_numba=arrays.uncompiled() if library.compiled else "is compiled for NumPy's arrays alone",
+            no_cuda=None if library.cuda else "is written in CUDA, for CuPy's arrays alone",
             one_pass=library.sum_of_products is not None,
             tiled=library.in_place,
             fft=hasattr(spec.xp, "fft"),

@@ -444,8 +444,8 @@ def _prepare_cost(p: ConvProblem) -> Cost:
 
 
 def _reject(p: ConvProblem, target: Target) -> str | None:
-    if target.uncompiled:
-        return f"direct {target.uncompiled}"
+    if target.no_numba:
+        return f"direct {target.no_numba}"
     if "complex" in p.dtype or (p.dtype not in ("float32", "float64") and "int" not in p.dtype):
         return f"direct is compiled for single and double precision and for integers, not for {p.dtype}"
     return None
@@ -459,7 +459,7 @@ LOOPS = Algorithm(
 
 def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
     """Numba's loops, in either layout, or CUDA's, whichever the target's arrays are for."""
-    if not target.cuda:
+    if target.no_cuda is None:
         return (STRIPS,)
     return (LOOPS,) if problem.channels_last else (LOOPS, interleaved(LOOPS))
 

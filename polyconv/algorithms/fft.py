@@ -240,8 +240,8 @@ def _fused_block(block: tuple[int, ...] | None, p: ConvProblem) -> tuple[int, ..
 
 
 def _fused_reject(block: tuple[int, ...] | None, problem: ConvProblem, target: Target) -> str | None:
-    if target.uncompiled:
-        return f"fused fft {target.uncompiled}"
+    if target.no_numba:
+        return f"fused fft {target.no_numba}"
     if problem.dtype not in ("float32", "float64"):
         return f"fused fft is compiled for single and double precision, not for {problem.dtype}"
     if not phases.straight(problem):
@@ -344,7 +344,7 @@ def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
     while not found or found[-1] != tuple(map(good_length, p.size)):
         factor = 2 ** (len(found) + 1)
         found.append(tuple(good_length(min(factor * k, size)) for k, size in zip(p.kernel, p.size, strict=True)))
-    compiled = phases.straight(problem) and not target.uncompiled
+    compiled = phases.straight(problem) and not target.no_numba
     return (*map(_overlap_save, dict.fromkeys(found)), *map(_fused, spectra.sizes(problem) if compiled else ()))
 
 

@@ -280,8 +280,8 @@ def with_error(cost: Cost, settings: Settings, problem: ConvProblem) -> Cost:
 
 def uncompiled(problem: ConvProblem, target: Target) -> str | None:
     """Why a way that numba compiles cannot run there, or None."""
-    if target.uncompiled:
-        return f"fused winograd {target.uncompiled}"
+    if target.no_numba:
+        return f"fused winograd {target.no_numba}"
     if problem.dtype not in ("float32", "float64"):
         return f"fused winograd is compiled for single and double precision, not for {problem.dtype}"
     return None

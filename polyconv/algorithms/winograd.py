@@ -249,7 +249,7 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
 
 def _fused(settings: Settings, problem: ConvProblem, target: Target) -> Algorithm:
     """Fused winograd, in the language that there is for the target's arrays; numba's wants channels innermost."""
-    if not target.cuda:
+    if target.no_cuda is None:
         return _winograd(settings._replace(way="CUDA"))
     one_axis = not isinstance(settings.m, int) and along_one(settings.m)
     compiled = _winograd(settings._replace(way="one axis" if one_axis else "numba"))
@@ -265,7 +265,7 @@ def _variants(problem: ConvProblem, target: Target) -> tuple[Algorithm, ...]:
     """Blocks of several sizes along all axes, and along one where numba may compile them."""
     kernel, before = phases.unit(problem).kernel, (1,) * (problem.ndim - 2)
     every = [Settings(m, None) for m in _sizes(max(kernel))]
-    one = [Settings((*before, m, 1), None) for m in _sizes(kernel[-2])] if problem.ndim > 1 and target.cuda else []
+    one = [Settings((*before, m, 1), None) for m in _sizes(kernel[-2])] if problem.ndim > 1 and target.no_cuda else []
     return (*map(_winograd, every), *(_fused(settings, problem, target) for settings in (*every, *one)))
 
 

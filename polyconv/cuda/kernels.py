@@ -154,8 +154,8 @@ def slots(p: ConvProblem, products: float, others: float) -> float:
 
 def reject(p: ConvProblem, target: Target, name: str) -> str | None:
     """Why no kernel can run the problem there, for the algorithm called ``name``; None where one can."""
-    if target.cuda:
-        return f"{name} {target.cuda}"
+    if target.no_cuda:
+        return f"{name} {target.no_cuda}"
     if p.dtype not in TYPES:
         return f"{name} is written for single and double precision and for integers, not for {p.dtype}"
     if max(p.batch * p.groups * p.filters * p.positions, p.groups * p.channels * math.prod(p.size)) >= LONGEST:
