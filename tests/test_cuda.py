@@ -374,7 +374,7 @@ def test_sources_are_compiled_once_for_equal_constants(launched: list[on_cpu.Lau
 
 @pytest.mark.parametrize("algorithm", ["direct", "implicit_gemm"])
 def test_too_large_for_32_bits(algorithm: str) -> None:
-    target = dataclasses.replace(pc.plan(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))).target, cuda=None)
+    target = dataclasses.replace(pc.plan(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))).target, no_cuda=None)
     row = {"direct": strips.STRIPS, "implicit_gemm": implicit_gemm.IMPLICIT_GEMM}[algorithm]
     small = pc.plan(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))).call.problem
     assert row.reject(small, target) is None
