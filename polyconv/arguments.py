@@ -8,7 +8,6 @@ rule, and the shapes it concerns.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 from . import dtypes, layouts, padding
 from .algorithms import ALGORITHMS, Algorithm
 from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks
+from .integers import integer, integers, is_sequence
 from .problem import ConvProblem, reach
 from .spread import Axis
 
@@ -135,40 +135,16 @@ class Demands:
 # -- integers, one per spatial axis --------------------------------------------------------------------------
 
 
-_MOST = 2**31 - 1  # longer than any axis, and short enough that no address overflows
-
-
-def _integer(value: Any, name: str, least: int, most: float = _MOST) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be an integer, not a bool")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} must be an integer, not {type(value).__name__}") from None
-    if number < least:
-        raise ValueError(f"{name}={value!r} must be at least {least}")
-    if number > most:
-        raise ValueError(f"{name}={value!r} must be at most {most}")
-    return number
-
-
-def _is_sequence(value: Any) -> bool:
-    """A tuple, a list or an array of integers or pairs; not a string, and not a 0-d array, which is a number."""
-    if isinstance(value, Sequence):
-        return not isinstance(value, str | bytes)
-    return hasattr(value, "__len__") and getattr(value, "ndim", 0) in (1, 2)
-
-
 def _per_axis(value: Any, name: str, letters: str, least: int = 1) -> tuple[int, ...]:
     """One integer per spatial axis, ``least`` or more, from one for all or one for each."""
-    if not _is_sequence(value):
-        return (_integer(value, name, least),) * len(letters)
+    if not is_sequence(value):
+        return (integer(value, name, least),) * len(letters)
     if len(value) != len(letters):
         raise ValueError(
             f"{name}={value!r} has {len(value)} entries; give one integer, or one for each "
             f"of the {len(letters)} spatial axes {', '.join(letters)}"
         )
-    return tuple(_integer(entry, f"{name}[{i}]", least) for i, entry in enumerate(value))
+    return integers(value, name, least)
 
 
 # -- layouts -------------------------------------------------------------------------------------------------
@@ -254,8 +230,8 @@ def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[in
             return ((0, 0),) * len(letters)
         axes = zip(p["size"], p["kernel"], p["stride"], p["dilation"], strict=True)
         return tuple(padding.same(*axis, odd_at_end=given != "same_lower") for axis in axes)
-    if not _is_sequence(given):
-        amount = _integer(given, "padding", 0)
+    if not is_sequence(given):
+        amount = integer(given, "padding", 0)
         return ((amount, amount),) * len(letters)
     if len(given) != len(letters):
         raise ValueError(
@@ -264,11 +240,11 @@ def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[in
         )
     pairs = []
     for i, entry in enumerate(given):
-        if not _is_sequence(entry):
-            amount = _integer(entry, f"padding[{i}]", 0)
+        if not is_sequence(entry):
+            amount = integer(entry, f"padding[{i}]", 0)
             pairs.append((amount, amount))
         elif len(entry) == 2:
-            low, high = (_integer(side, f"padding[{i}][{j}]", 0) for j, side in enumerate(entry))
+            low, high = (integer(side, f"padding[{i}][{j}]", 0) for j, side in enumerate(entry))
             pairs.append((low, high))
         else:
             raise ValueError(f"padding[{i}]={entry!r} must be an integer or a pair (low, high)")
@@ -378,7 +354,7 @@ def read(
     kernel_layout = _read_kernel_layout(kernel_layout, layout, ws)
     spatial = layouts.spatial_letters(layout)
     image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
-    group_count = _integer(groups, "groups", 1)
+    group_count = integer(groups, "groups", 1)
     _check_channels(image, kernel, group_count)
     _check_flip(flip_kernel)
     chosen = _dtypes(xs, ws, dtype)
@@ -459,7 +435,7 @@ def read_transposed(
     kernel_layout = _read_kernel_layout(kernel_layout, layout, ws, transposed=True)
     spatial = layouts.spatial_letters(layout)
     image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
-    number = _integer(groups, "groups", 1)
+    number = integer(groups, "groups", 1)
     shapes = _shapes(image, kernel)
     if image.get("C", 1) % number:
         raise ValueError(f"groups={number} does not divide the {image.get('C', 1)} input channels of x; {shapes}")
@@ -488,9 +464,9 @@ def read_demands(
     if not isinstance(accuracy, str) or accuracy not in ("fast", "strict"):
         raise ValueError(f"accuracy={accuracy!r} must be 'fast' or 'strict'")
     if max_workspace is not None:
-        max_workspace = _integer(max_workspace, "max_workspace", 0, most=math.inf)
+        max_workspace = integer(max_workspace, "max_workspace", 0, most=math.inf)
     if workers is not None:
-        workers = _integer(workers, "workers", 1)
+        workers = integer(workers, "workers", 1)
     return Demands(algorithm, accuracy, max_workspace, workers)
 
 
@@ -508,7 +484,7 @@ def read_windows(
     if in_chunks(a):
         raise TypeError("Dask arrays are not unfolded; map_blocks, or conv itself, which needs no columns")
     if layout is None:
-        n = len(spec.shape) - 2 if output_size is None else len(output_size) if _is_sequence(output_size) else 0
+        n = len(spec.shape) - 2 if output_size is None else len(output_size) if is_sequence(output_size) else 0
         layout = layouts.default_layout(max(n, 1))
     _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
     letters = layouts.spatial_letters(layout)

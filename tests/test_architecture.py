@@ -51,10 +51,10 @@ def test_one_file_imports_dask() -> None:
 def test_algorithms_import_nothing_but_their_problem_and_arrays() -> None:
     """Neither arguments, plans nor execution: an algorithm knows nothing of users.
 
-    Arithmetic on problems (margins, rounding errors) it may share; a target it may be handed, and names for mypy alone;
-    and it may run what numba or CUDA compiles.
+    Arithmetic on problems (margins, rounding errors) it may share, and what an integer is; a target it may be handed,
+    and names for mypy alone; and it may run what numba or CUDA compiles.
     """
-    allowed = {"arrays", "problem", "padding", "rounding", "compiled", "cuda"}
+    allowed = {"arrays", "problem", "padding", "rounding", "integers", "compiled", "cuda"}
     for module in (PACKAGE / "algorithms").glob("[a-z]*.py"):
         siblings = {path.stem for path in module.parent.glob("[a-z]*.py")}
         tree = ast.parse(module.read_text())
