@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from . import dtypes, layouts, padding
-from .algorithms import ALGORITHMS, Algorithm
-from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks
+from .algorithms import ALGORITHMS, FFT, Algorithm, Winograd
+from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks, no_array, spelled
 from .integers import integer, integers, is_sequence
 from .problem import ConvProblem, reach
 from .spread import Axis
@@ -460,7 +460,10 @@ def read_demands(
             raise ValueError(f"algorithm={algorithm!r} is unknown; there are {', '.join(map(repr, by_name))}")
         algorithm = by_name[algorithm]
     elif not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm={algorithm!r} must be a name or an Algorithm, not {type(algorithm).__name__}")
+        uncalled = next((f"; call it: pc.{maker.__name__}()" for maker in (FFT, Winograd) if algorithm is maker), "")
+        raise TypeError(
+            f"algorithm={algorithm!r} must be a name or an Algorithm, not {type(algorithm).__name__}{uncalled}"
+        )
     if not isinstance(accuracy, str) or accuracy not in ("fast", "strict"):
         raise ValueError(f"accuracy={accuracy!r} must be 'fast' or 'strict'")
     if max_workspace is not None:
@@ -583,17 +586,24 @@ def check_array(x: Array, name: str, planned: ArraySpec, chunked: bool = False) 
         raise TypeError(f"{name} has dtype {spec.dtype}, and the plan is for {planned.dtype}; make another plan")
 
 
+def _bias_wanted(call: Call | TransposedCall) -> str:
+    """The shape of a bias, and what it stands for."""
+    if call.bias_shape:
+        return f"{call.bias_shape}: one value for each of the {call.bias_shape[0]} output channels"
+    return "(): a single value"
+
+
 def check_bias(bias: Array, call: Call | TransposedCall, chunked: bool = False) -> None:
     """``bias`` is one number per output channel, of no higher kind than the result. Raises TypeError or ValueError."""
     _check_chunked(bias, "bias", chunked)
+    if not hasattr(bias, "shape"):
+        made = f"make it one by {spelled(call.x.xp)}.asarray, of shape {_bias_wanted(call)}"
+        raise TypeError(f"{no_array(bias, 'bias')}; {made}")
     spec = describe(bias, "bias")
     _check_home(spec, "bias", call.x)
     if spec.shape != call.bias_shape:
-        what = (
-            f"one value for each of the {call.bias_shape[0]} output channels" if call.bias_shape else "a single value"
-        )
         raise ValueError(
-            f"bias has shape {spec.shape}, and must have {call.bias_shape}: {what}, layout {call.layout!r}; "
+            f"bias has shape {spec.shape}, and must have {_bias_wanted(call)}, layout {call.layout!r}; "
             f"the shape of w is {call.w.shape}"
         )
     xp, result = spec.xp, call.dtypes.result

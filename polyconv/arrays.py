@@ -56,6 +56,7 @@ __all__ = [
     "memory",
     "multiply",
     "new",
+    "no_array",
     "offsets",
     "one_thread",
     "outgrows",
@@ -63,6 +64,7 @@ __all__ = [
     "plain",
     "random",
     "ratios",
+    "spelled",
     "steps",
     "sum_of_products",
     "synchronize",
@@ -650,7 +652,8 @@ def device(x: Array) -> Any:
     return CudaDevice(where.id) if _library(x).cuda and hasattr(where, "id") else where
 
 
-def _no_array(x: object, name: str) -> str:
+def no_array(x: object, name: str) -> str:
+    """That ``x`` is none, as an error says it."""
     return (
         f"{name} must be an array (of NumPy, CuPy, PyTorch, JAX or another Array API library), not {type(x).__name__}"
     )
@@ -667,7 +670,7 @@ def describe(x: Array, name: str) -> ArraySpec:
     elif isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask a convolution would drop; pass {name}.filled(...)")
     elif isinstance(x, type) or not array_api_compat.is_array_api_obj(x):
-        raise TypeError(_no_array(x, name))
+        raise TypeError(no_array(x, name))
     else:
         library = _library(x)
         xp = _NUMPY_NAMESPACE if library is _NUMPY else array_api_compat.array_namespace(x)
@@ -698,7 +701,7 @@ def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
     home = next(iter(specs.values()), None) or describe(np.empty(0), "")
     for name, a in pair.items():
         if not (hasattr(a, "shape") and hasattr(a, "dtype")):
-            raise TypeError(f"{_no_array(a, name)}, and it has no shape and dtype to plan with")
+            raise TypeError(f"{no_array(a, name)}, and it has no shape and dtype to plan with")
         if name not in specs:
             dtype = dtype_in(a.dtype, home.xp, f"{name}.dtype")
             specs[name] = home._replace(shape=_lengths(a.shape, f"{name}.shape"), dtype=dtype)
@@ -732,8 +735,12 @@ def dtype_in(dtype: Any, xp: ModuleType, name: str = "dtype") -> Any:
             return xp.empty(0, dtype=known).dtype  # ``jax.numpy.float32`` is a class; arrays carry a dtype
     except TypeError:  # what cannot be hashed is no dtype either
         pass
-    library = xp.__name__.removeprefix("array_api_compat.")
-    raise TypeError(f"{name}={dtype!r} is not a numeric dtype of {library}")
+    raise TypeError(f"{name}={dtype!r} is not a numeric dtype of {spelled(xp)}")
+
+
+def spelled(xp: ModuleType) -> str:
+    """A namespace's name as users import it."""
+    return xp.__name__.removeprefix("array_api_compat.")
 
 
 def is_accelerator(where: Any) -> bool:

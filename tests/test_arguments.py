@@ -328,6 +328,10 @@ CHOICE: list[Row] = [
     ("number", {"algorithm": 3}, TypeError, ["algorithm=3 must be a name or an Algorithm, not int"]),
     ("none", {"algorithm": None}, TypeError, ["algorithm=None must be a name or an Algorithm, not NoneType"]),
     ("array", {"algorithm": X[0, 0, 0]}, TypeError, ["algorithm=array(", "must be a name or an Algorithm"]),
+    *(
+        (f"uncalled-{made.__name__}", {"algorithm": made}, TypeError, [f"not function; call it: pc.{made.__name__}()"])
+        for made in (pc.FFT, pc.Winograd)
+    ),
     (
         "pointwise",
         {"algorithm": "pointwise"},
@@ -452,8 +456,19 @@ BIAS_SHAPES: list[Row] = [
         ValueError,
         ["bias has shape (1,), and must have (): a single value", "'HW'", "w is (3, 3)"],
     ),
-    ("list", {"bias": [1.0, 1.0, 1.0]}, TypeError, ["bias must be an array", "not list"]),
-    ("number", {"bias": 1.0}, TypeError, ["bias must be an array", "not float"]),
+    (
+        "list",
+        {"bias": [1.0, 1.0, 1.0]},
+        TypeError,
+        ["bias must be an array", "not list; make it one by numpy.asarray, of shape (3,): one value for each of the 3"],
+    ),
+    ("number", {"bias": 1.0}, TypeError, ["bias must be an array", "not float; make it one by numpy.asarray"]),
+    (
+        "number-without-channels",
+        {"x": ones(5, 5), "w": ones(3, 3), "layout": "HW", "bias": 3.0},
+        TypeError,
+        ["bias must be an array", "not float; make it one by numpy.asarray, of shape (): a single value"],
+    ),
     ("false", {"bias": False}, TypeError, ["bias must be an array", "not bool"]),
 ]
 
