@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from . import wisdom
 from .algorithms import ALGORITHMS, Algorithm
@@ -16,7 +16,9 @@ from .arguments import (
     Padding,
     check_bias,
     check_gradient,
+    check_measurable,
     read,
+    read_absent,
     read_demands,
     read_transposed,
 )
@@ -273,10 +275,7 @@ def plan(
     demands = replace(demands, prepared=prepared)
     if not measure:
         return planned(x, w, call, demands)
-    if in_chunks(x) or in_chunks(w):
-        raise ValueError(
-            "measure=True runs the whole problem; measure a block, pc.plan(x.blocks[0, 0], w, measure=True)"
-        )
+    check_measurable(x, w, call)
     from .measuring import measured_plan  # few need it, and it takes its time to import
 
     return measured_plan(call, demands)
@@ -376,13 +375,6 @@ def conv_transpose3d(x: Array, w: Array, bias: Array | None = None, **options: U
     return _transpose(x, w, bias, options, "conv_transpose3d", 3)
 
 
-class _Shape(NamedTuple):
-    """An array that is not there."""
-
-    shape: Any
-    dtype: Any
-
-
 @at_home
 def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: Unpack[Options]) -> Array:
     """The gradient of a loss with respect to the image, from ``dy``, that with respect to ``conv(x, w, **options)``.
@@ -403,7 +395,8 @@ def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: 
     array
         Of shape ``input_shape``: the adjoint of the convolution, in which nothing is conjugated.
     """
-    call, demands = _understood(_Shape(input_shape, dy.dtype), w, options, "conv_input_grad", None, described=True)
+    x = read_absent(input_shape, "input_shape", dy, w, "w")
+    call, demands = _understood(x, w, options, "conv_input_grad", None, described=True)
     check_gradient(dy, call)
     return input_grad(dy, w, call, demands, options.get("dtype"))
 
@@ -428,7 +421,8 @@ def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options
     array
         Of shape ``kernel_shape``, in its layout.
     """
-    call, demands = _understood(x, _Shape(kernel_shape, dy.dtype), options, "conv_weight_grad", None, described=True)
+    w = read_absent(kernel_shape, "kernel_shape", dy, x, "x")
+    call, demands = _understood(x, w, options, "conv_weight_grad", None, described=True)
     check_gradient(dy, call)
     return weight_grad(x, dy, call, demands, options.get("dtype"))
 

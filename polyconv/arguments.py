@@ -15,7 +15,18 @@ from typing import Any
 
 from . import dtypes, layouts, padding
 from .algorithms import ALGORITHMS, FFT, Algorithm, Winograd
-from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks, no_array, spelled
+from .arrays import (
+    Array,
+    ArraySpec,
+    describe,
+    describe_shapes,
+    dtype_in,
+    fits,
+    in_chunks,
+    lengths_of,
+    no_array,
+    spelled,
+)
 from .integers import integer, integers, is_sequence
 from .problem import ConvProblem, reach
 from .spread import Axis
@@ -27,7 +38,9 @@ __all__ = [
     "check_array",
     "check_bias",
     "check_gradient",
+    "check_measurable",
     "read",
+    "read_absent",
     "read_demands",
     "read_tiles",
     "read_transposed",
@@ -617,6 +630,27 @@ def check_bias(bias: Array, call: Call | TransposedCall, chunked: bool = False) 
             f"bias has dtype {dtypes.name(spec.dtype)}, which is signed, and the result's {dtypes.name(result)} is "
             "unsigned; pass dtype='int64'"
         )
+
+
+def check_measurable(x: Array, w: Array, call: Call) -> None:
+    """Both are in memory, where they can be timed. Raises ValueError, with what to measure in place of Dask arrays."""
+    if not (in_chunks(x) or in_chunks(w)):
+        return
+    image, kernel = "x", "w.compute()" if in_chunks(w) else "w"
+    if in_chunks(x):  # a block of them, of all channels
+        axes = zip(call.layout, x.numblocks, strict=True)
+        image = f"x.blocks[{', '.join(':' if letter == 'C' and n > 1 else '0' for letter, n in axes)}].compute()"
+    raise ValueError(f"measure=True runs the whole problem; measure a block, pc.plan({image}, {kernel}, measure=True)")
+
+
+def read_absent(shape: Any, name: str, dy: Array, other: Array, other_name: str) -> ArraySpec:
+    """What a gradient is taken with respect to: of the ``shape`` that the caller calls ``name``, and else like ``dy``.
+
+    ``other`` is the array that it is convolved with. Raises TypeError or ValueError.
+    """
+    spec = describe(dy, "dy")
+    _check_home(describe(other, other_name), other_name, spec, "dy")
+    return spec._replace(shape=lengths_of(shape, name))
 
 
 def check_gradient(dy: Array, call: Call) -> None:

@@ -53,6 +53,7 @@ __all__ = [
     "inverse",
     "is_accelerator",
     "joined",
+    "lengths_of",
     "memory",
     "multiply",
     "new",
@@ -704,19 +705,21 @@ def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
             raise TypeError(f"{no_array(a, name)}, and it has no shape and dtype to plan with")
         if name not in specs:
             dtype = dtype_in(a.dtype, home.xp, f"{name}.dtype")
-            specs[name] = home._replace(shape=_lengths(a.shape, f"{name}.shape"), dtype=dtype)
+            specs[name] = home._replace(shape=lengths_of(a.shape, f"{name}.shape"), dtype=dtype)
     return specs["x"], specs["w"]
 
 
-def _lengths(shape: Any, name: str) -> tuple[int, ...]:
+def lengths_of(shape: Any, name: str) -> tuple[int, ...]:
     """A shape as a tuple of integers. Raises TypeError for what is none."""
     try:
-        lengths = tuple(map(operator.index, shape))
+        found = tuple(map(operator.index, shape))
     except TypeError:
-        lengths = (-1,)
-    if min(lengths, default=0) < 0:
+        found = (-1,)
+    if min(found, default=0) < 0:
+        if hasattr(shape, "shape"):  # the array itself, which would fill pages
+            raise TypeError(f"{name} must be a tuple of lengths, and is an array of shape {tuple(shape.shape)}")
         raise TypeError(f"{name}={shape!r} must be a tuple of lengths")
-    return lengths
+    return found
 
 
 def dtype_in(dtype: Any, xp: ModuleType, name: str = "dtype") -> Any:
