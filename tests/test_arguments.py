@@ -89,8 +89,15 @@ CHANNELS_AND_GROUPS: list[Row] = [
         ValueError,
         [
             "w takes 4 input channels, and x has 2",
-            "x has shape (1, 5, 5, 2), layout 'NHWC', and w (3, 3, 4, 3), kernel_layout 'HWIO'",
+            "x has shape (1, 5, 5, 2), layout 'NHWC', and w (3, 3, 4, 3), kernel_layout 'HWIO' "
+            "(assumed, since channels come last; if it is another, pass it: kernel_layout='OIHW')",
         ],
+    ),
+    (
+        "channels-first",
+        {"w": ones(3, 3, 2, 3)},
+        ValueError,
+        ["kernel_layout 'OIHW' (assumed, since channels come first; if it is another, pass it: kernel_layout='HWIO')"],
     ),
     (
         "groups-channels",
@@ -263,7 +270,22 @@ LAYOUTS: list[Row] = [
         "default-2d",
         {"x": ones(5, 5), "w": ones(3, 3)},
         ValueError,
-        ["layout='NCHW' spells 4 axes and x has 2", "(5, 5)"],
+        ["layout='NCHW' spells 4 axes and x has 2", "(5, 5); it was assumed, pass layout='HW'"],
+    ),
+    (
+        "default-2d-of-three-axes",
+        {"x": ones(3, 5, 5), "w": ones(3, 3)},
+        ValueError,
+        ["layout='NCHW' spells 4 axes and x has 3", "it was assumed, pass layout='CHW' or 'HWC' or 'NHW'"],
+    ),
+    *(
+        (
+            f"default-{len(space)}-axes-of-space",
+            {"function": pc.conv, "x": ones(*(5,) * len(space)), "w": ones(*(3,) * len(space))},
+            ValueError,
+            [f"1 to 9 spatial axes; for space alone pass layout='{space}'"],
+        )
+        for space in ("W", "HW")
     ),
     *(
         (
@@ -303,6 +325,12 @@ KERNEL_LAYOUTS: list[Row] = [
         {"w": ones(3, 3), "kernel_layout": "HW"},
         ValueError,
         ["kernel_layout='HW' does not fit layout='NCHW'", "H, I, O, W, each once", "let the channels be a batch", "N"],
+    ),
+    (
+        "one-filter-for-all-channels-by-default",
+        {"x": ones(5, 5, 2), "w": ones(3, 3), "layout": "HWC"},
+        ValueError,
+        ["kernel_layout='HWIO' spells 4 axes and w has 2", "let the channels be a batch: spell their axis N"],
     ),
     (
         "filters-without-channels",
@@ -495,6 +523,15 @@ def test_bad_input_is_refused_before_any_work(
     if not {"function", "bias"} & given.keys() and not re.match(r"conv2d\(\)|.*conv2d takes|.*spells 4", message):
         del call["function"]
         assert refusal(exception, pc.plan, **call) == message, "a plan refuses for the same reason"
+
+
+def test_only_a_kernel_layout_that_nobody_gave_was_assumed() -> None:
+    last = {"x": ones(1, 5, 5, 2), "w": ones(4, 2, 3, 3), "layout": "NHWC"}
+    says(refusal(ValueError, pc.conv2d, **last), "w takes 3 input channels", "pass it: kernel_layout='OIHW'")
+    says(refusal(ValueError, pc.conv_transpose2d, **last), "w takes 3 input channels", "pass it: kernel_layout='IOHW'")
+    for function in (pc.conv2d, pc.conv_transpose2d):
+        assert refusal(ValueError, function, **last, kernel_layout="HWIO").endswith("kernel_layout 'HWIO'")
+    assert refusal(ValueError, pc.conv2d, ones(5, 5), ones(3, 9), layout="HW").endswith("kernel_layout 'HW'")
 
 
 # What is given for the stride or the dilation of two axes; the error; what its message says after the name.
