@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from . import wisdom
 from .algorithms import ALGORITHMS, Algorithm
@@ -17,7 +18,9 @@ from .arguments import (
     TransposedCall,
     check_bias,
     check_gradient,
+    check_measurable,
     read,
+    read_absent,
     read_demands,
     read_transposed,
 )
@@ -67,17 +70,46 @@ class Options(TypedDict, total=False):
     workers: int | None
 
 
-_KEYWORDS = {
-    parameter.name: parameter
-    for function in (read, read_demands)
-    for parameter in inspect.signature(function).parameters.values()
-    if parameter.name in Options.__annotations__
-}
+class TransposedOptions(TypedDict, total=False):
+    """The keywords of transposed convolutions; their defaults stand in the signatures of ``arguments``."""
+
+    stride: int | Sequence[int]
+    padding: Padding
+    output_padding: int | Sequence[int]
+    dilation: int | Sequence[int]
+    groups: int
+    layout: str | None
+    kernel_layout: str | None
+    flip_kernel: bool
+    dtype: Any
+    algorithm: str | Algorithm
+    accuracy: str
+    max_workspace: int | None
+    workers: int | None
+
+
+def _keywords(reader: Callable[..., object], options: Any) -> dict[str, inspect.Parameter]:
+    """The keywords of ``options``, with the defaults that they have where they are read."""
+    meant = options.__annotations__  # forward references, whose text reads better
+    return {
+        parameter.name: parameter.replace(annotation=meant[parameter.name].__forward_arg__)
+        for function in (reader, read_demands)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name in meant
+    }
+
+
+_KEYWORDS = _keywords(read, Options)
+_TRANSPOSED_KEYWORDS = _keywords(read_transposed, TransposedOptions)
 _DEMANDS = inspect.signature(read_demands).parameters.keys()
 
-_PARAMETERS = """
-Parameters
-----------
+
+def _by_name(text: str) -> dict[str, str]:
+    """What is said of parameters, by their names, each of which stands at the margin."""
+    return {entry.partition("\n")[0]: entry for entry in re.findall(r"^\w+\n(?: .+\n)+", text, re.MULTILINE)}
+
+
+_PARAMETERS = _by_name("""
 x
     The images: an array of NumPy, CuPy, PyTorch, JAX or any library with the Array API, of any numeric
     dtype, its axes as ``layout`` spells them. It is never written to. A Dask array of NumPy's or CuPy's is convolved
@@ -134,22 +166,53 @@ workers
     How many threads may convolve a NumPy array, by tiles or by sharing loops, by default as many as there are
     processors. With 1, polyconv starts none, and what there is of parallelism is the BLAS's own. For Dask arrays it
     counts for every task, where the default is 1, and then BLAS has one thread as well.
-"""
+dy
+    The gradient of the loss with respect to the result: of its shape, in its layout.
+input_shape
+    The shape of the image.
+kernel_shape
+    The shape of the kernel.
+""")
+
+_TRANSPOSED_PARAMETERS = _PARAMETERS | _by_name("""
+stride
+    How far apart the copies are.
+padding
+    How much is cut off the result: numbers as in :func:`conv`, as PyTorch means them; or by name, as Keras does:
+    ``"valid"`` (nothing is cut off; ``n * stride + max(span - stride, 0)`` outputs) or ``"same"`` (``n * stride``
+    outputs), also spelled ``"same_upper"`` (the odd one is cut off at the end) or ``"same_lower"``.
+output_padding
+    How much is added at the end, less than the stride or the dilation: a strided convolution has the same result
+    for several sizes of image, and this says which is meant. Goes with numbers.
+dilation
+    The distance between neighbouring kernel taps, in elements of the result, one for all axes or one for each.
+kernel_layout
+    One letter for each axis of ``w``: ``I`` the channels of ``x``, all of them, ``O`` output channels of one group, and
+    the spatial letters of ``layout``. By default ``"IOHW"`` where channels come first, as PyTorch stores it,
+    ``"HWOI"`` where they come last, as Keras does, and ``"HW"`` where the layout has no channels.
+""")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _spelled_out(function: _F) -> _F:
-    """Give ``**options`` its keywords in the signature, and the docstring its parameters, for ``help``."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    meant = Options.__annotations__  # forward references, whose text reads better
-    keywords = (p.replace(annotation=meant[p.name].__forward_arg__) for p in _KEYWORDS.values())
-    function.__signature__ = inspect.Signature([*own, *keywords], return_annotation=Any)  # type: ignore[attr-defined]
-    text = _PARAMETERS
-    if "bias" not in inspect.signature(function).parameters:
-        text = text.replace(text[text.index("bias\n") : text.index("stride\n")], "")
-    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("\nReturns\n", text + "\nReturns\n")
-    return function
+def _spelled_out(keywords: dict[str, inspect.Parameter], parameters: dict[str, str]) -> Callable[[_F], _F]:
+    """Give ``**options`` its ``keywords`` in the signature, and the docstring its ``parameters``, for ``help``."""
+
+    def spelled_out(function: _F) -> _F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        signature = signature.replace(parameters=[*own, *keywords.values()])
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        text = "".join(parameters.get(name, "") for name in signature.parameters)
+        text = f"\nParameters\n----------\n{text}\nReturns\n"
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("\nReturns\n", text)
+        return function
+
+    return spelled_out
+
+
+_of_conv = _spelled_out(_KEYWORDS, _PARAMETERS)
+_of_conv_transpose = _spelled_out(_TRANSPOSED_KEYWORDS, _TRANSPOSED_PARAMETERS)
 
 
 def _understood(
@@ -177,7 +240,7 @@ def _requested(call: Call | TransposedCall, options: Any) -> Any:
     return None if options.get("dtype") is None else call.dtypes.result
 
 
-@_spelled_out
+@_of_conv
 def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
     """Convolve images, signals or volumes with a bank of filters, along any number of spatial axes.
 
@@ -204,7 +267,7 @@ def conv(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Option
     return planned(x, w, *_understood(x, w, options, "conv", None)).run(x, w, bias)
 
 
-@_spelled_out
+@_of_conv
 def conv1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
     """Convolve signals, by default of layout ``"NCW"``: :func:`conv` with one spatial axis.
 
@@ -216,7 +279,7 @@ def conv1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     return planned(x, w, *_understood(x, w, options, "conv1d", 1)).run(x, w, bias)
 
 
-@_spelled_out
+@_of_conv
 def conv2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
     """Convolve images, by default of layout ``"NCHW"``: :func:`conv` with two spatial axes.
 
@@ -235,7 +298,7 @@ def conv2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     return planned(x, w, *_understood(x, w, options, "conv2d", 2)).run(x, w, bias)
 
 
-@_spelled_out
+@_of_conv
 def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Options]) -> Array:
     """Convolve volumes, by default of layout ``"NCDHW"``: :func:`conv` with three spatial axes.
 
@@ -247,7 +310,7 @@ def conv3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[Opti
     return planned(x, w, *_understood(x, w, options, "conv3d", 3)).run(x, w, bias)
 
 
-@_spelled_out
+@_of_conv
 def plan(
     x: Any, w: Any, *, measure: bool = False, prepared: bool = False, **options: Unpack[Options]
 ) -> Plan | ChunkedPlan:
@@ -279,37 +342,16 @@ def plan(
     demands = replace(demands, prepared=prepared)
     if not measure:
         return planned(x, w, call, demands)
-    if in_chunks(x) or in_chunks(w):
-        raise ValueError(
-            "measure=True runs the whole problem; measure a block, pc.plan(x.blocks[0, 0], w, measure=True)"
-        )
+    check_measurable(x, w, call)
     from .measuring import measured_plan  # few need it, and it takes its time to import
 
     return measured_plan(call, demands)
 
 
-class TransposedOptions(TypedDict, total=False):
-    """The keywords of transposed convolutions; their defaults stand in the signature of ``arguments``."""
-
-    stride: int | Sequence[int]
-    padding: Padding
-    output_padding: int | Sequence[int]
-    dilation: int | Sequence[int]
-    groups: int
-    layout: str | None
-    kernel_layout: str | None
-    flip_kernel: bool
-    dtype: Any
-    algorithm: str | Algorithm
-    accuracy: str
-    max_workspace: int | None
-    workers: int | None
-
-
 def _transpose(
     x: Array, w: Array, bias: Array | None, options: TransposedOptions, name: str, ndim: int | None
 ) -> Array:
-    meaning, demands = _separated(options, TransposedOptions.__annotations__, name)
+    meaning, demands = _separated(options, _TRANSPOSED_KEYWORDS, name)
     call = read_transposed(x, w, ndim=ndim, **meaning)
     if bias is not None:
         check_bias(bias, call, chunked=in_chunks(x))
@@ -317,32 +359,11 @@ def _transpose(
 
 
 @at_home
+@_of_conv_transpose
 def conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
     """Put a copy of the kernel, times its value, into the result for every pixel: the adjoint of :func:`conv`.
 
     It is planned and run as an ordinary convolution, of all phases of the stride at once, so every algorithm will do.
-
-    Parameters
-    ----------
-    x
-        The images, as in :func:`conv`.
-    w
-        The kernel, its axes as ``kernel_layout`` spells them: ``I`` the channels of ``x``, all of them, ``O`` the
-        output channels of one group. By default ``"IOHW"`` where channels come first, as PyTorch stores it, ``"HWOI"``
-        where they come last, as Keras does, and ``"HW"`` where the layout has none.
-    bias
-        One value per output channel.
-    stride
-        How far apart the copies are.
-    padding
-        How much is cut off the result: numbers as in :func:`conv`, as PyTorch means them; or by name, as Keras does:
-        ``"valid"`` (nothing is cut off; ``n * stride + max(span - stride, 0)`` outputs) or ``"same"`` (``n * stride``
-        outputs), also spelled ``"same_upper"`` (the odd one is cut off at the end) or ``"same_lower"``.
-    output_padding
-        How much is added at the end, less than the stride or the dilation: a strided convolution has the same result
-        for several sizes of image, and this says which is meant. Goes with numbers.
-    dilation, groups, layout, flip_kernel, dtype, algorithm, accuracy, max_workspace, workers
-        As in :func:`conv`.
 
     Returns
     -------
@@ -365,92 +386,86 @@ def conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Unp
 
 
 @at_home
+@_of_conv_transpose
 def conv_transpose1d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
-    """:func:`conv_transpose` with one spatial axis, by default of layout ``"NCW"``."""
+    """:func:`conv_transpose` with one spatial axis, by default of layout ``"NCW"``.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+    """
     return _transpose(x, w, bias, options, "conv_transpose1d", 1)
 
 
 @at_home
+@_of_conv_transpose
 def conv_transpose2d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
-    """:func:`conv_transpose` with two spatial axes, by default of layout ``"NCHW"``."""
+    """:func:`conv_transpose` with two spatial axes, by default of layout ``"NCHW"``.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+    """
     return _transpose(x, w, bias, options, "conv_transpose2d", 2)
 
 
 @at_home
+@_of_conv_transpose
 def conv_transpose3d(x: Array, w: Array, bias: Array | None = None, **options: Unpack[TransposedOptions]) -> Array:
-    """:func:`conv_transpose` with three spatial axes, by default of layout ``"NCDHW"``."""
+    """:func:`conv_transpose` with three spatial axes, by default of layout ``"NCDHW"``.
+
+    Returns
+    -------
+    array
+        The result, in the library, on the device and in the layout of ``x``, contiguous.
+    """
     return _transpose(x, w, bias, options, "conv_transpose3d", 3)
 
 
-class _Shape(NamedTuple):
-    """An array that is not there."""
-
-    shape: Any
-    dtype: Any
-
-
 @at_home
+@_of_conv
 def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: Unpack[Options]) -> Array:
-    """The gradient of a loss with respect to the image, from ``dy``, that with respect to ``conv(x, w, **options)``.
+    """The gradient of a loss with respect to the image, from ``dy``, that with respect to ``conv(x, w, ...)``.
 
-    Parameters
-    ----------
-    dy
-        The gradient with respect to the result: of its shape, in its layout.
-    w
-        The kernel, as :func:`conv` took it.
-    input_shape
-        The shape of the image.
-    options
-        The keywords that :func:`conv` was called with.
+    The keywords are those that :func:`conv` was called with.
 
     Returns
     -------
     array
         Of shape ``input_shape``: the adjoint of the convolution, in which nothing is conjugated.
     """
-    call, demands = _understood(_Shape(input_shape, dy.dtype), w, options, "conv_input_grad", None, described=True)
+    x = read_absent(input_shape, "input_shape", dy, w, "w")
+    call, demands = _understood(x, w, options, "conv_input_grad", None, described=True)
     check_gradient(dy, call)
     return input_grad(dy, w, call, demands, _requested(call, options))
 
 
 @at_home
+@_of_conv
 def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options: Unpack[Options]) -> Array:
-    """The gradient of a loss with respect to the kernel, from ``dy``, that with respect to ``conv(x, w, **options)``.
+    """The gradient of a loss with respect to the kernel, from ``dy``, that with respect to ``conv(x, w, ...)``.
 
-    Parameters
-    ----------
-    x
-        The image, as :func:`conv` took it.
-    dy
-        The gradient with respect to the result: of its shape, in its layout.
-    kernel_shape
-        The shape of the kernel.
-    options
-        The keywords that :func:`conv` was called with.
+    The keywords are those that :func:`conv` was called with.
 
     Returns
     -------
     array
         Of shape ``kernel_shape``, in its layout.
     """
-    call, demands = _understood(x, _Shape(kernel_shape, dy.dtype), options, "conv_weight_grad", None, described=True)
+    w = read_absent(kernel_shape, "kernel_shape", dy, x, "x")
+    call, demands = _understood(x, w, options, "conv_weight_grad", None, described=True)
     check_gradient(dy, call)
     return weight_grad(x, dy, call, demands, _requested(call, options))
 
 
 @at_home
+@_of_conv
 def conv_vjp(x: Array, w: Array, dy: Array, **options: Unpack[Options]) -> tuple[Array, Array, Array]:
-    """All gradients of a convolution, from ``dy``, that with respect to ``conv(x, w, bias, **options)``.
+    """All gradients of a convolution, from ``dy``, that with respect to ``conv(x, w, bias, ...)``.
 
-    Parameters
-    ----------
-    x, w
-        Image and kernel, as :func:`conv` took them.
-    dy
-        The gradient with respect to the result: of its shape, in its layout.
-    options
-        The keywords that :func:`conv` was called with.
+    The keywords are those that :func:`conv` was called with.
 
     Returns
     -------

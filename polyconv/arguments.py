@@ -8,15 +8,26 @@ rule, and the shapes it concerns.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import dtypes, layouts, padding
-from .algorithms import ALGORITHMS, Algorithm
-from .arrays import Array, ArraySpec, describe, describe_shapes, dtype_in, fits, in_chunks
+from .algorithms import ALGORITHMS, FFT, Algorithm, Winograd
+from .arrays import (
+    Array,
+    ArraySpec,
+    describe,
+    describe_shapes,
+    dtype_in,
+    fits,
+    in_chunks,
+    lengths_of,
+    no_array,
+    spelled,
+)
+from .integers import integer, integers, is_sequence
 from .problem import ConvProblem, reach
 from .spread import Axis
 
@@ -27,7 +38,10 @@ __all__ = [
     "check_array",
     "check_bias",
     "check_gradient",
+    "check_measurable",
     "read",
+    "read_absent",
+    "read_columns",
     "read_demands",
     "read_tiles",
     "read_transposed",
@@ -135,40 +149,16 @@ class Demands:
 # -- integers, one per spatial axis --------------------------------------------------------------------------
 
 
-_MOST = 2**31 - 1  # longer than any axis, and short enough that no address overflows
-
-
-def _integer(value: Any, name: str, least: int, most: float = _MOST) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be an integer, not a bool")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} must be an integer, not {type(value).__name__}") from None
-    if number < least:
-        raise ValueError(f"{name}={value!r} must be at least {least}")
-    if number > most:
-        raise ValueError(f"{name}={value!r} must be at most {most}")
-    return number
-
-
-def _is_sequence(value: Any) -> bool:
-    """A tuple, a list or an array of integers or pairs; not a string, and not a 0-d array, which is a number."""
-    if isinstance(value, Sequence):
-        return not isinstance(value, str | bytes)
-    return hasattr(value, "__len__") and getattr(value, "ndim", 0) in (1, 2)
-
-
 def _per_axis(value: Any, name: str, letters: str, least: int = 1) -> tuple[int, ...]:
     """One integer per spatial axis, ``least`` or more, from one for all or one for each."""
-    if not _is_sequence(value):
-        return (_integer(value, name, least),) * len(letters)
+    if not is_sequence(value):
+        return (integer(value, name, least),) * len(letters)
     if len(value) != len(letters):
         raise ValueError(
             f"{name}={value!r} has {len(value)} entries; give one integer, or one for each "
             f"of the {len(letters)} spatial axes {', '.join(letters)}"
         )
-    return tuple(_integer(entry, f"{name}[{i}]", least) for i, entry in enumerate(value))
+    return integers(value, name, least)
 
 
 # -- layouts -------------------------------------------------------------------------------------------------
@@ -188,16 +178,27 @@ def _check_letters(layout: Any, name: str, roles: str, other_roles: str) -> None
         )
 
 
+def _check_spatial(layout: str) -> None:
+    if not layouts.spatial_letters(layout):
+        raise ValueError(f"layout={layout!r} has no spatial axis; any letter but N and C names one")
+
+
 def _read_layout(layout: Any, x: ArraySpec, ndim: int | None) -> str:
     """The image's layout, checked against its number of axes and the number of spatial axes wanted (or any)."""
+    number, hint = len(x.shape), ""
     if layout is None:
-        axes = len(x.shape) - 2 if ndim is None else ndim
-        if not 1 <= axes <= layouts.most_spatial_axes():
+        axes, most = number - 2 if ndim is None else ndim, layouts.most_spatial_axes()
+        if not 1 <= axes <= most:
+            alone = f"; for space alone pass layout={layouts.space(number)!r}" if 1 <= number <= most else ""
             raise ValueError(
-                f"x has {len(x.shape)} axes, shape {x.shape}; without layout= it must have a batch axis, "
-                f"a channel axis and 1 to {layouts.most_spatial_axes()} spatial axes"
+                f"x has {number} axes, shape {x.shape}; without layout= it must have a batch axis, "
+                f"a channel axis and 1 to {most} spatial axes{alone}"
             )
         layout = layouts.default_layout(axes)
+        if number != len(layout):
+            space = layouts.space(axes)
+            likely = [one for one in (space, f"C{space}", f"{space}C", f"N{space}") if len(one) == number]
+            hint = f"; it was assumed, pass layout={' or '.join(map(repr, likely))}" if likely else ""
     _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
     spatial = layouts.spatial_letters(layout)
     if ndim is not None and len(spatial) != ndim:
@@ -205,11 +206,10 @@ def _read_layout(layout: Any, x: ArraySpec, ndim: int | None) -> str:
             f"layout={layout!r} has {len(spatial)} spatial axes ({', '.join(spatial) or 'none'}); "
             f"conv{ndim}d takes {ndim}, and conv any number"
         )
-    if not spatial:
-        raise ValueError(f"layout={layout!r} has no spatial axis; any letter but N and C names one")
-    if len(layout) != len(x.shape):
+    _check_spatial(layout)
+    if len(layout) != number:
         raise ValueError(
-            f"layout={layout!r} spells {len(layout)} axes and x has {len(x.shape)}, its shape is {x.shape}"
+            f"layout={layout!r} spells {len(layout)} axes and x has {number}, its shape is {x.shape}{hint}"
         )
     return str(layout)
 
@@ -226,19 +226,24 @@ def _read_kernel_layout(kernel_layout: Any, layout: str, w: ArraySpec, transpose
     _check_letters(kernel_layout, "kernel_layout", layouts.KERNEL_ROLES, layouts.IMAGE_ROLES)
     expected = sorted(spatial + ("OI" if "C" in layout else ""))
     if sorted(kernel_layout) != expected:
-        hint = ""
-        if "C" in layout and sorted(kernel_layout) == sorted(spatial):
-            hint = "; to filter every channel alike, let the channels be a batch: spell their axis N"
         raise ValueError(
             f"kernel_layout={kernel_layout!r} does not fit layout={layout!r}, which needs the letters "
-            f"{', '.join(expected)}, each once{hint}"
+            f"{', '.join(expected)}, each once{_alike(layout, w)}"
         )
     if len(kernel_layout) != len(w.shape):
         raise ValueError(
             f"kernel_layout={kernel_layout!r} spells {len(kernel_layout)} axes and w has {len(w.shape)}, "
-            f"its shape is {w.shape}"
+            f"its shape is {w.shape}{_alike(layout, w)}"
         )
     return str(kernel_layout)
+
+
+def _alike(layout: str, w: ArraySpec) -> str:
+    """What to do with a kernel that has space alone, where the image has channels."""
+    if "C" not in layout or len(w.shape) != len(layouts.spatial_letters(layout)):
+        return ""
+    joined = ", joined with the batch's" if "N" in layout else ""
+    return f"; to filter every channel alike, let the channels be a batch: spell their axis N{joined}"
 
 
 # -- padding -------------------------------------------------------------------------------------------------
@@ -254,8 +259,8 @@ def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[in
             return ((0, 0),) * len(letters)
         axes = zip(p["size"], p["kernel"], p["stride"], p["dilation"], strict=True)
         return tuple(padding.same(*axis, odd_at_end=given != "same_lower") for axis in axes)
-    if not _is_sequence(given):
-        amount = _integer(given, "padding", 0)
+    if not is_sequence(given):
+        amount = integer(given, "padding", 0)
         return ((amount, amount),) * len(letters)
     if len(given) != len(letters):
         raise ValueError(
@@ -264,11 +269,11 @@ def _read_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[tuple[in
         )
     pairs = []
     for i, entry in enumerate(given):
-        if not _is_sequence(entry):
-            amount = _integer(entry, f"padding[{i}]", 0)
+        if not is_sequence(entry):
+            amount = integer(entry, f"padding[{i}]", 0)
             pairs.append((amount, amount))
         elif len(entry) == 2:
-            low, high = (_integer(side, f"padding[{i}][{j}]", 0) for j, side in enumerate(entry))
+            low, high = (integer(side, f"padding[{i}][{j}]", 0) for j, side in enumerate(entry))
             pairs.append((low, high))
         else:
             raise ValueError(f"padding[{i}]={entry!r} must be an integer or a pair (low, high)")
@@ -284,48 +289,73 @@ def _read_padding_mode(mode: Any) -> str:
     return str(canonical)
 
 
-def _shapes(x: dict[str, int], w: dict[str, int]) -> str:
-    """Both shapes and what their axes were taken for."""
-    return (
-        f"x has shape {tuple(x.values())}, layout {''.join(x)!r}, "
-        f"and w {tuple(w.values())}, kernel_layout {''.join(w)!r}"
-    )
+class _Shapes(NamedTuple):
+    """The lengths of an image's and a kernel's axes by their letters, and what errors call the two and say of them.
+
+    ``assumed`` is whether the kernel's layout went without saying. Where there is no kernel but its size, ``told`` is
+    said of both.
+    """
+
+    x: dict[str, int]
+    w: dict[str, int]
+    assumed: bool = False
+    image: str = "x"
+    kernel: str = "w"
+    told: str = ""
+
+    def __str__(self) -> str:
+        """Both shapes and what their axes were taken for."""
+        if self.told:
+            return self.told
+        kernel_layout, hint = "".join(self.w), ""
+        if self.assumed and "C" in self.x:
+            place = "first" if kernel_layout[0] in layouts.KERNEL_ROLES else "last"
+            other = layouts.other_kernel_layout(kernel_layout)
+            hint = f" (assumed, since channels come {place}; if it is another, pass it: kernel_layout={other!r})"
+        return (
+            f"x has shape {tuple(self.x.values())}, layout {''.join(self.x)!r}, "
+            f"and w {tuple(self.w.values())}, kernel_layout {kernel_layout!r}{hint}"
+        )
 
 
-def _check_extents(p: ConvProblem, letters: str, x: dict[str, int], w: dict[str, int]) -> None:
+def _shapes(x: ArraySpec, layout: str, w: ArraySpec, kernel_layout: str, assumed: bool) -> _Shapes:
+    return _Shapes(dict(zip(layout, x.shape, strict=True)), dict(zip(kernel_layout, w.shape, strict=True)), assumed)
+
+
+def _check_extents(p: ConvProblem, letters: str, shapes: _Shapes) -> None:
     """The kernel fits into the padded image, and the image is wide enough to fill its own margins."""
     for i, letter in enumerate(letters):
         if p.kernel[i] == 0:
-            raise ValueError(f"w has no tap along axis {letter}; {_shapes(x, w)}")
+            raise ValueError(f"{shapes.kernel} has no tap along axis {letter}; {shapes}")
         widest = padding.widest(p.size[i], p.padding_mode)
         if widest is not None and max(p.padding[i]) > widest:
             raise ValueError(
                 f"padding {p.padding[i]} of axis {letter} is too wide for padding_mode={p.padding_mode!r}: an axis of "
-                f"{p.size[i]} elements fills margins of at most {widest}; {_shapes(x, w)}"
+                f"{p.size[i]} elements fills margins of at most {widest}; {shapes}"
             )
         span = reach(p.kernel[i], p.dilation[i])
         if span > p.padded_size[i] > 0:
             dilated = f" (dilation {p.dilation[i]}, {span} elements wide)" if p.dilation[i] > 1 else ""
             padded = f", {p.padded_size[i]} with its padding {p.padding[i]}" if any(p.padding[i]) else ""
             raise ValueError(
-                f"w is larger than the padded x along axis {letter}: {p.kernel[i]} taps{dilated} over {p.size[i]} "
-                f"elements{padded}; {_shapes(x, w)}"
+                f"{shapes.kernel} is larger than the padded {shapes.image} along axis {letter}: "
+                f"{p.kernel[i]} taps{dilated} over {p.size[i]} elements{padded}; {shapes}"
             )
 
 
 # -- the whole call ------------------------------------------------------------------------------------------
 
 
-def _check_channels(x: dict[str, int], w: dict[str, int], groups: int) -> None:
+def _check_channels(shapes: _Shapes, groups: int) -> None:
     """Channels, filters and groups go together."""
-    channels, per_group, filters = x.get("C", 1), w.get("I", 1), w.get("O", 1)
+    channels, per_group, filters = shapes.x.get("C", 1), shapes.w.get("I", 1), shapes.w.get("O", 1)
     if channels % groups:
-        raise ValueError(f"groups={groups} does not divide the {channels} input channels of x; {_shapes(x, w)}")
+        raise ValueError(f"groups={groups} does not divide the {channels} input channels of x; {shapes}")
     if filters % groups:
-        raise ValueError(f"groups={groups} does not divide the {filters} output channels of w; {_shapes(x, w)}")
+        raise ValueError(f"groups={groups} does not divide the {filters} output channels of w; {shapes}")
     if per_group * groups != channels:
         grouped = f" in each of {groups} groups, {per_group * groups} in all" if groups > 1 else ""
-        raise ValueError(f"w takes {per_group} input channels{grouped}, and x has {channels}; {_shapes(x, w)}")
+        raise ValueError(f"w takes {per_group} input channels{grouped}, and x has {channels}; {shapes}")
 
 
 def _check_flip(flip_kernel: Any) -> None:
@@ -338,11 +368,11 @@ def _dtypes(x: ArraySpec, w: ArraySpec, dtype: Any) -> dtypes.Dtypes:
     return dtypes.choose(x.dtype, w.dtype, None if dtype is None else dtype_in(dtype, x.xp), x.xp, x.device)
 
 
-def _axes(image: dict[str, int], kernel: dict[str, int], stride: Any, dilation: Any, letters: str) -> dict[str, Any]:
+def _axes(shapes: _Shapes, stride: Any, dilation: Any, letters: str) -> dict[str, Any]:
     """The size, taps, stride and dilation of the spatial axes."""
     return {
-        "size": tuple(image[letter] for letter in letters),
-        "kernel": tuple(kernel[letter] for letter in letters),
+        "size": tuple(shapes.x[letter] for letter in letters),
+        "kernel": tuple(shapes.w[letter] for letter in letters),
         "stride": _per_axis(stride, "stride", letters),
         "dilation": _per_axis(dilation, "dilation", letters),
     }
@@ -375,28 +405,49 @@ def read(
         xs, ws = describe(x, "x"), describe(w, "w")
     _check_home(ws, "w", xs)
     layout = _read_layout(layout, xs, ndim)
-    kernel_layout = _read_kernel_layout(kernel_layout, layout, ws)
-    spatial = layouts.spatial_letters(layout)
-    image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
-    group_count = _integer(groups, "groups", 1)
-    _check_channels(image, kernel, group_count)
+    assumed, kernel_layout = kernel_layout is None, _read_kernel_layout(kernel_layout, layout, ws)
+    shapes = _shapes(xs, layout, ws, kernel_layout, assumed)
+    return _posed(
+        xs, ws, layout, kernel_layout, shapes, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        padding_mode=padding_mode, flip_kernel=flip_kernel, dtype=dtype,
+    )  # fmt: skip
+
+
+def _posed(
+    x: ArraySpec,
+    w: ArraySpec,
+    layout: str,
+    kernel_layout: str,
+    shapes: _Shapes,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    padding_mode: Any = "constant",
+    flip_kernel: Any = False,
+    dtype: Any = None,
+) -> Call:
+    """The call of an image and a kernel whose layouts have been read."""
+    spatial, group_count = layouts.spatial_letters(layout), integer(groups, "groups", 1)
+    _check_channels(shapes, group_count)
     _check_flip(flip_kernel)
-    chosen = _dtypes(xs, ws, dtype)
-    axes = _axes(image, kernel, stride, dilation, spatial)
+    chosen = _dtypes(x, w, dtype)
+    axes = _axes(shapes, stride, dilation, spatial)
     problem = ConvProblem(
-        batch=image.get("N", 1),
+        batch=shapes.x.get("N", 1),
         groups=group_count,
-        channels=kernel.get("I", 1),
-        filters=kernel.get("O", 1) // group_count,
+        channels=shapes.w.get("I", 1),
+        filters=shapes.w.get("O", 1) // group_count,
         **axes,
         padding=_read_padding(padding, axes, spatial),
         padding_mode=_read_padding_mode(padding_mode),
         dtype=dtypes.name(chosen.total),
         channels_last=layouts.channels_last(layout),
-        largest_product=dtypes.largest(xs.dtype, xs.xp) * dtypes.largest(ws.dtype, xs.xp),
+        largest_product=dtypes.largest(x.dtype, x.xp) * dtypes.largest(w.dtype, x.xp),
     )
-    _check_extents(problem, spatial, image, kernel)
-    return Call(xs, ws, layout, kernel_layout, flip_kernel, chosen, problem)
+    _check_extents(problem, spatial, shapes)
+    return Call(x, w, layout, kernel_layout, flip_kernel, chosen, problem)
 
 
 def _read_output_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[int, ...]:
@@ -411,7 +462,7 @@ def _read_output_padding(given: Any, p: dict[str, Any], letters: str) -> tuple[i
 
 
 def _transposed_axes(
-    p: dict[str, Any], given: Any, output_padding: tuple[int, ...], letters: str, shapes: str
+    p: dict[str, Any], given: Any, output_padding: tuple[int, ...], letters: str, shapes: _Shapes
 ) -> tuple[Axis, ...]:
     """What is wanted along every axis: by numbers as PyTorch means them, by names as Keras does."""
     axes = []
@@ -456,21 +507,20 @@ def read_transposed(
     xs, ws = describe(x, "x"), describe(w, "w")
     _check_home(ws, "w", xs)
     layout = _read_layout(layout, xs, ndim)
-    kernel_layout = _read_kernel_layout(kernel_layout, layout, ws, transposed=True)
-    spatial = layouts.spatial_letters(layout)
-    image, kernel = dict(zip(layout, xs.shape, strict=True)), dict(zip(kernel_layout, ws.shape, strict=True))
-    number = _integer(groups, "groups", 1)
-    shapes = _shapes(image, kernel)
-    if image.get("C", 1) % number:
-        raise ValueError(f"groups={number} does not divide the {image.get('C', 1)} input channels of x; {shapes}")
-    if image.get("C", 1) != kernel.get("I", 1):
-        raise ValueError(f"w takes {kernel.get('I', 1)} input channels, and x has {image.get('C', 1)}; {shapes}")
+    assumed, kernel_layout = kernel_layout is None, _read_kernel_layout(kernel_layout, layout, ws, transposed=True)
+    shapes = _shapes(xs, layout, ws, kernel_layout, assumed)
+    spatial, number = layouts.spatial_letters(layout), integer(groups, "groups", 1)
+    channels, taken = shapes.x.get("C", 1), shapes.w.get("I", 1)
+    if channels % number:
+        raise ValueError(f"groups={number} does not divide the {channels} input channels of x; {shapes}")
+    if channels != taken:
+        raise ValueError(f"w takes {taken} input channels, and x has {channels}; {shapes}")
     _check_flip(flip_kernel)
     chosen = _dtypes(xs, ws, dtype)
-    p = _axes(image, kernel, stride, dilation, spatial)
+    p = _axes(shapes, stride, dilation, spatial)
     beyond = _read_output_padding(output_padding, p, spatial)
     axes = _transposed_axes(p, padding, beyond, spatial, shapes)
-    bias_shape = (number * kernel["O"],) if "C" in layout else ()
+    bias_shape = (number * shapes.w["O"],) if "C" in layout else ()
     return TransposedCall(xs, ws, layout, kernel_layout, flip_kernel, number, chosen, axes, bias_shape)
 
 
@@ -484,80 +534,109 @@ def read_demands(
             raise ValueError(f"algorithm={algorithm!r} is unknown; there are {', '.join(map(repr, by_name))}")
         algorithm = by_name[algorithm]
     elif not isinstance(algorithm, Algorithm):
-        raise TypeError(f"algorithm={algorithm!r} must be a name or an Algorithm, not {type(algorithm).__name__}")
+        uncalled = next((f"; call it: pc.{maker.__name__}()" for maker in (FFT, Winograd) if algorithm is maker), "")
+        raise TypeError(
+            f"algorithm={algorithm!r} must be a name or an Algorithm, not {type(algorithm).__name__}{uncalled}"
+        )
     if not isinstance(accuracy, str) or accuracy not in ("fast", "strict"):
         raise ValueError(f"accuracy={accuracy!r} must be 'fast' or 'strict'")
     if max_workspace is not None:
-        max_workspace = _integer(max_workspace, "max_workspace", 0, most=math.inf)
+        max_workspace = integer(max_workspace, "max_workspace", 0, most=math.inf)
     if workers is not None:
-        workers = _integer(workers, "workers", 1)
+        workers = integer(workers, "workers", 1)
     return Demands(algorithm, accuracy, max_workspace, workers)
 
 
 # -- columns and tiles ---------------------------------------------------------------------------------------
 
 
-def read_windows(
-    a: Array, kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: Any, output_size: Any = None
-) -> Call:
-    """The depthwise call whose windows are meant: of an image or, with an ``output_size``, of the columns of one.
+def read_windows(x: Array, kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: Any) -> Call:
+    """The depthwise call whose windows are those of an image; its groups are the channels.
 
-    Its groups are the channels. Raises ValueError or TypeError.
+    Raises ValueError or TypeError.
     """
-    spec = describe(a, "columns" if output_size is not None else "x")
-    if in_chunks(a):
-        raise TypeError("Dask arrays are not unfolded; map_blocks, or conv itself, which needs no columns")
+    _check_in_memory(x, "x", "unfold")
+    spec = describe(x, "x")
+    layout = _read_layout(layout, spec, None)
+    _check_channels_apart(layout)
+    if "C" in layout and not spec.shape[layout.index("C")]:
+        raise ValueError(f"x has no channels; its shape is {spec.shape}")
+    names = ("x", f"x has shape {spec.shape}, layout {layout!r}")
+    return _depthwise(spec, layout, kernel_size, stride, padding, dilation, *names)
+
+
+def read_columns(
+    columns: Array, output_size: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: Any
+) -> Call:
+    """The depthwise call of an image of ``output_size`` whose windows lie in ``columns``; its groups are the channels.
+
+    Raises ValueError or TypeError.
+    """
+    _check_in_memory(columns, "columns", "fold")
+    spec = describe(columns, "columns")
     if layout is None:
-        n = len(spec.shape) - 2 if output_size is None else len(output_size) if _is_sequence(output_size) else 0
-        layout = layouts.default_layout(max(n, 1))
+        layout = layouts.default_layout(max(len(output_size), 1) if is_sequence(output_size) else 1)
     _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
-    letters = layouts.spatial_letters(layout)
-    taps = _per_axis(kernel_size, "kernel_size", letters)
-    last = layouts.channels_last(layout)
-    if "C" in layout and not last and layout.index("C") > min(map(layout.index, letters), default=0):
-        raise ValueError(
-            f"layout={layout!r} has its channels among the spatial axes; columns need them before or after"
-        )
+    _check_spatial(layout)
+    _check_channels_apart(layout)
+    letters, last = layouts.spatial_letters(layout), layouts.channels_last(layout)
+    size = _per_axis(output_size, "output_size", letters)
+    taps = math.prod(_per_axis(kernel_size, "kernel_size", letters))
     shape = spec.shape
-    if output_size is not None:
-        size = _per_axis(output_size, "output_size", letters)
-        lacking = len(shape) != 2 + ("N" in layout)
-        if not lacking:
-            rows, columns = (shape[-1], shape[-2]) if last else (shape[-2], shape[-1])
-            lacking = rows % math.prod(taps) != 0 or ("C" not in layout and rows != math.prod(taps))
-        if lacking:
-            wanted = "(N, windows, taps * C)" if last else "(N, C * taps, windows)"
-            raise ValueError(f"columns has shape {shape}; {wanted} is wanted, of {math.prod(taps)} taps")
-        extents = {"N": shape[0], "C": rows // math.prod(taps), **dict(zip(letters, size, strict=True))}
-        shape = tuple(extents[letter] for letter in layout)
-    if len(shape) != len(layout):
-        raise ValueError(f"layout={layout!r} spells {len(layout)} axes and x has {len(shape)}, its shape is {shape}")
-    channels = dict(zip(layout, shape, strict=True)).get("C", 1)
-    if not channels:
-        raise ValueError(f"x has no channels; its shape is {shape}")
-    kernel = spec._replace(shape=(channels, 1, *taps) if "C" in layout else taps)
-    call = read(
-        spec._replace(shape=shape), kernel, stride=stride, padding=padding, dilation=dilation, layout=layout,
-        groups=channels, kernel_layout=("OI" if "C" in layout else "") + letters, described=True,
-    )  # fmt: skip
-    if output_size is not None and columns != call.problem.positions:
+    right = len(shape) == 2 + ("N" in layout)
+    if right:
+        rows, number = (shape[-1], shape[-2]) if last else (shape[-2], shape[-1])
+        right = rows > 0 and rows % taps == 0 and ("C" in layout or rows == taps)
+    if not right:
+        wanted = "(N, windows, taps * C)" if last else "(N, C * taps, windows)"
+        raise ValueError(f"columns has shape {shape}; {wanted} is wanted, of {taps} taps, kernel_size={kernel_size!r}")
+    extents = {"N": shape[0], "C": rows // taps, **dict(zip(letters, size, strict=True))}
+    image = spec._replace(shape=tuple(extents[letter] for letter in layout))
+    names = ("image", f"output_size={output_size!r}, layout {layout!r}")
+    call = _depthwise(image, layout, kernel_size, stride, padding, dilation, *names)
+    if number != call.problem.positions:
         raise ValueError(
-            f"columns has {columns} windows, and an image of {'x'.join(map(str, call.problem.size))} has "
-            f"{call.problem.positions}; columns has shape {spec.shape}"
+            f"columns has {number} windows, and an image of {'x'.join(map(str, call.problem.size))} has "
+            f"{call.problem.positions}; columns has shape {shape}"
         )
     return call
 
 
-def read_tiles(spec: ArraySpec, name: str, size: Any, layout: Any) -> tuple[str, dict[str, int]]:
+def _check_channels_apart(layout: str) -> None:
+    if layouts.default_kernel_layout(layout) is None:
+        raise ValueError(
+            f"layout={layout!r} has its channels among the spatial axes; columns need them before or after"
+        )
+
+
+def _depthwise(
+    x: ArraySpec, layout: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, image: str, told: str
+) -> Call:
+    """The call of an image and as many kernels of a size as it has channels; ``image`` and ``told`` are for errors."""
+    letters = layouts.spatial_letters(layout)
+    taps = _per_axis(kernel_size, "kernel_size", letters)
+    channels = x.shape[layout.index("C")] if "C" in layout else 1
+    w, kernel_layout = x._replace(shape=taps), letters
+    if "C" in layout:
+        w, kernel_layout = x._replace(shape=(channels, 1, *taps)), f"OI{letters}"
+    shapes = _shapes(x, layout, w, kernel_layout, assumed=False)
+    shapes = shapes._replace(image=image, kernel=f"kernel_size={kernel_size!r}", told=told)
+    return _posed(
+        x, w, layout, kernel_layout, shapes, stride=stride, padding=padding, dilation=dilation, groups=channels
+    )
+
+
+def read_tiles(a: Array, name: str, size: Any, layout: Any) -> tuple[str, dict[str, int]]:
     """The layout of an image and the size of its tiles, by letters; of what is tiled, where no ``size`` is given."""
     tiled = size is None
+    _check_in_memory(a, name, "untile" if tiled else "tile")
+    spec = describe(a, name)
     if layout is None:
         axes = (len(spec.shape) - 2) // (2 if tiled else 1)
         layout = layouts.default_layout(max(1, axes))
     _check_letters(layout, "layout", layouts.IMAGE_ROLES, layouts.KERNEL_ROLES)
+    _check_spatial(layout)
     letters = layouts.spatial_letters(layout)
-    if not letters:
-        raise ValueError(f"layout={layout!r} has no spatial axis; any letter but N and C names one")
     wanted = len(layout) + (len(letters) if tiled else 0)
     if len(spec.shape) != wanted:
         raise ValueError(f"{name} has shape {spec.shape}; with layout={layout!r} it must have {wanted} axes")
@@ -588,6 +667,14 @@ def _check_home(spec: ArraySpec, name: str, home: ArraySpec, owner: str = "x") -
         )
 
 
+def _check_in_memory(x: Array, name: str, function: str) -> None:
+    if in_chunks(x):
+        raise TypeError(
+            f"{name} is a Dask array, and {function} takes arrays in memory; "
+            f"call it for each block, with {name}.map_blocks, or compute {name} first"
+        )
+
+
 def _check_chunked(x: Array, name: str, chunked: bool) -> None:
     """Arrays in chunks need a plan that is for such."""
     if in_chunks(x) and not chunked:
@@ -607,17 +694,24 @@ def check_array(x: Array, name: str, planned: ArraySpec, chunked: bool = False) 
         raise TypeError(f"{name} has dtype {spec.dtype}, and the plan is for {planned.dtype}; make another plan")
 
 
+def _bias_wanted(call: Call | TransposedCall) -> str:
+    """The shape of a bias, and what it stands for."""
+    if call.bias_shape:
+        return f"{call.bias_shape}: one value for each of the {call.bias_shape[0]} output channels"
+    return "(): a single value"
+
+
 def check_bias(bias: Array, call: Call | TransposedCall, chunked: bool = False) -> None:
     """``bias`` is one number per output channel, of no higher kind than the result. Raises TypeError or ValueError."""
     _check_chunked(bias, "bias", chunked)
+    if not hasattr(bias, "shape"):
+        made = f"make it one by {spelled(call.x.xp)}.asarray, of shape {_bias_wanted(call)}"
+        raise TypeError(f"{no_array(bias, 'bias')}; {made}")
     spec = describe(bias, "bias")
     _check_home(spec, "bias", call.x)
     if spec.shape != call.bias_shape:
-        what = (
-            f"one value for each of the {call.bias_shape[0]} output channels" if call.bias_shape else "a single value"
-        )
         raise ValueError(
-            f"bias has shape {spec.shape}, and must have {call.bias_shape}: {what}, layout {call.layout!r}; "
+            f"bias has shape {spec.shape}, and must have {_bias_wanted(call)}, layout {call.layout!r}; "
             f"the shape of w is {call.w.shape}"
         )
     xp, result = spec.xp, call.dtypes.result
@@ -631,6 +725,27 @@ def check_bias(bias: Array, call: Call | TransposedCall, chunked: bool = False) 
             f"bias has dtype {dtypes.name(spec.dtype)}, which is signed, and the result's {dtypes.name(result)} is "
             "unsigned; pass dtype='int64'"
         )
+
+
+def check_measurable(x: Array, w: Array, call: Call) -> None:
+    """Both are in memory, where they can be timed. Raises ValueError, with what to measure in place of Dask arrays."""
+    if not (in_chunks(x) or in_chunks(w)):
+        return
+    image, kernel = "x", "w.compute()" if in_chunks(w) else "w"
+    if in_chunks(x):  # a block of them, of all channels
+        axes = zip(call.layout, x.numblocks, strict=True)
+        image = f"x.blocks[{', '.join(':' if letter == 'C' and n > 1 else '0' for letter, n in axes)}].compute()"
+    raise ValueError(f"measure=True runs the whole problem; measure a block, pc.plan({image}, {kernel}, measure=True)")
+
+
+def read_absent(shape: Any, name: str, dy: Array, other: Array, other_name: str) -> ArraySpec:
+    """What a gradient is taken with respect to: of the ``shape`` that the caller calls ``name``, and else like ``dy``.
+
+    ``other`` is the array that it is convolved with. Raises TypeError or ValueError.
+    """
+    spec = describe(dy, "dy")
+    _check_home(describe(other, other_name), other_name, spec, "dy")
+    return spec._replace(shape=lengths_of(shape, name))
 
 
 def check_gradient(dy: Array, call: Call) -> None:

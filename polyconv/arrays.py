@@ -53,9 +53,11 @@ __all__ = [
     "inverse",
     "is_accelerator",
     "joined",
+    "lengths_of",
     "memory",
     "multiply",
     "new",
+    "no_array",
     "offsets",
     "one_thread",
     "outgrows",
@@ -63,6 +65,7 @@ __all__ = [
     "plain",
     "random",
     "ratios",
+    "spelled",
     "steps",
     "sum_of_products",
     "synchronize",
@@ -650,7 +653,8 @@ def device(x: Array) -> Any:
     return CudaDevice(where.id) if _library(x).cuda and hasattr(where, "id") else where
 
 
-def _no_array(x: object, name: str) -> str:
+def no_array(x: object, name: str) -> str:
+    """That ``x`` is none, as an error says it."""
     return (
         f"{name} must be an array (of NumPy, CuPy, PyTorch, JAX or another Array API library), not {type(x).__name__}"
     )
@@ -667,7 +671,7 @@ def describe(x: Array, name: str) -> ArraySpec:
     elif isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask a convolution would drop; pass {name}.filled(...)")
     elif isinstance(x, type) or not array_api_compat.is_array_api_obj(x):
-        raise TypeError(_no_array(x, name))
+        raise TypeError(no_array(x, name))
     else:
         library = _library(x)
         xp = _NUMPY_NAMESPACE if library is _NUMPY else array_api_compat.array_namespace(x)
@@ -698,22 +702,24 @@ def describe_shapes(x: Any, w: Any) -> tuple[ArraySpec, ArraySpec]:
     home = next(iter(specs.values()), None) or describe(np.empty(0), "")
     for name, a in pair.items():
         if not (hasattr(a, "shape") and hasattr(a, "dtype")):
-            raise TypeError(f"{_no_array(a, name)}, and it has no shape and dtype to plan with")
+            raise TypeError(f"{no_array(a, name)}, and it has no shape and dtype to plan with")
         if name not in specs:
             dtype = dtype_in(a.dtype, home.xp, f"{name}.dtype")
-            specs[name] = home._replace(shape=_lengths(a.shape, f"{name}.shape"), dtype=dtype)
+            specs[name] = home._replace(shape=lengths_of(a.shape, f"{name}.shape"), dtype=dtype)
     return specs["x"], specs["w"]
 
 
-def _lengths(shape: Any, name: str) -> tuple[int, ...]:
+def lengths_of(shape: Any, name: str) -> tuple[int, ...]:
     """A shape as a tuple of integers. Raises TypeError for what is none."""
     try:
-        lengths = tuple(map(operator.index, shape))
+        found = tuple(map(operator.index, shape))
     except TypeError:
-        lengths = (-1,)
-    if min(lengths, default=0) < 0:
+        found = (-1,)
+    if min(found, default=0) < 0:
+        if hasattr(shape, "shape"):  # the array itself, which would fill pages
+            raise TypeError(f"{name} must be a tuple of lengths, and is an array of shape {tuple(shape.shape)}")
         raise TypeError(f"{name}={shape!r} must be a tuple of lengths")
-    return lengths
+    return found
 
 
 def dtype_in(dtype: Any, xp: ModuleType, name: str = "dtype") -> Any:
@@ -732,8 +738,12 @@ def dtype_in(dtype: Any, xp: ModuleType, name: str = "dtype") -> Any:
             return xp.empty(0, dtype=known).dtype  # ``jax.numpy.float32`` is a class; arrays carry a dtype
     except TypeError:  # what cannot be hashed is no dtype either
         pass
-    library = xp.__name__.removeprefix("array_api_compat.")
-    raise TypeError(f"{name}={dtype!r} is not a numeric dtype of {library}")
+    raise TypeError(f"{name}={dtype!r} is not a numeric dtype of {spelled(xp)}")
+
+
+def spelled(xp: ModuleType) -> str:
+    """A namespace's name as users import it."""
+    return xp.__name__.removeprefix("array_api_compat.")
 
 
 def is_accelerator(where: Any) -> bool:

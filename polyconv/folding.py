@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from .arguments import read_tiles, read_windows
+from .arguments import read_columns, read_tiles, read_windows
 from .arrays import Array, at_home, contiguous, describe, device, windows, written_in_place
 from .padding import pad
 
@@ -91,7 +91,7 @@ def fold(
     array
         The image, in ``layout``. Pixels that lie in several windows are sums, those in none are zero.
     """
-    call = read_windows(columns, kernel_size, stride, padding, dilation, layout, output_size)
+    call = read_columns(columns, output_size, kernel_size, stride, padding, dilation, layout)
     p, spec = call.problem, describe(columns, "columns")
     xp, n = spec.xp, p.ndim
     if p.channels_last:
@@ -139,8 +139,8 @@ def tile(x: Array, size: int | Sequence[int], *, layout: str | None = None) -> A
         The axes of ``x``, each spatial one now counting tiles, and then those within a tile, followed by channels if
         these come last: ``(N, C, H / h, W / w, h, w)`` or ``(N, H / h, W / w, h, w, C)``.
     """
+    layout, sizes = read_tiles(x, "x", size, layout)
     spec = describe(x, "x")
-    layout, sizes = read_tiles(spec, "x", size, layout)
     outer: list[int] = []
     order: list[int] = []
     for letter, length in zip(layout, spec.shape, strict=True):
@@ -168,8 +168,8 @@ def untile(tiles: Array, *, layout: str | None = None) -> Array:
     array
         The image.
     """
+    layout, sizes = read_tiles(tiles, "tiles", None, layout)
     spec = describe(tiles, "tiles")
-    layout, sizes = read_tiles(spec, "tiles", None, layout)
     spatial = [letter for letter in layout if letter in sizes]
     last = layout.index(spatial[-1]) + 1
     place = {letter: i if i < last else i + len(spatial) for i, letter in enumerate(layout)}

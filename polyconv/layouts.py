@@ -16,7 +16,9 @@ __all__ = [
     "default_kernel_layout",
     "default_layout",
     "most_spatial_axes",
+    "other_kernel_layout",
     "output_axes",
+    "space",
     "spatial_letters",
 ]
 
@@ -31,13 +33,18 @@ def spatial_letters(layout: str) -> str:
     return "".join(letter for letter in layout if letter not in IMAGE_ROLES + KERNEL_ROLES)
 
 
+def space(ndim: int) -> str:
+    """``ndim`` spatial axes and nothing else: ``"W"``, ``"HW"``, ``"DHW"``, ..."""
+    return _SPATIAL[-ndim:]
+
+
 def default_layout(ndim: int) -> str:
     """Batch, channels, then ``ndim`` spatial axes: ``"NCW"``, ``"NCHW"``, ``"NCDHW"``, ..."""
-    return "NC" + _SPATIAL[-ndim:]
+    return "NC" + space(ndim)
 
 
 def most_spatial_axes() -> int:
-    """How many spatial axes :func:`default_layout` has letters for."""
+    """How many spatial axes :func:`space` has letters for."""
     return len(_SPATIAL)
 
 
@@ -64,6 +71,13 @@ def default_kernel_layout(layout: str, transposed: bool = False) -> str | None:
     if layout.index("C") < min(map(layout.index, spatial)):
         return "OI" + spatial
     return None
+
+
+def other_kernel_layout(layout: str) -> str:
+    """The other convention for a kernel that has channels: ``"HWIO"`` -> ``"OIHW"``, ``"IOHW"`` -> ``"HWOI"``."""
+    spatial = spatial_letters(layout)
+    channels = "".join(letter for letter in reversed(layout) if letter in KERNEL_ROLES)
+    return spatial + channels if layout[0] in KERNEL_ROLES else channels + spatial
 
 
 def axes_in(layout: str, order: str) -> tuple[int, ...]:

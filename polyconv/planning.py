@@ -391,8 +391,12 @@ def make_plan(call: Call, demands: Demands) -> Plan:
     if not any(map(_fits, wanted)):
         if asked is not None:
             raise ValueError(f"algorithm={asked.name!r} cannot run this problem: {wanted[0].reason}")
-        reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in wanted)
-        raise ValueError(f"no algorithm can run this problem: {reasons}")
+        least, *others = sorted(wanted, key=_merit)  # some algorithms take any problem, so that memory alone is lacking
+        reasons = "; ".join(f"{candidate.name}: {candidate.reason}" for candidate in others)
+        raise ValueError(
+            f"no algorithm can run this problem in max_workspace={demands.max_workspace} bytes: the least is "
+            f"{least.name}, with {least.workspace} bytes; {reasons}"
+        )
     chosen = min(filter(_fits, wanted), key=lambda way: way.seconds)
     if asked is None and (choice := wisdom.recall(call, demands, target)) is not None:
         measured = choice.among([way for way in ways[choice.algorithm] if _fits(way)])

@@ -249,3 +249,10 @@ def test_depthwise_in_one_pass(dtype: str, x: Any, w: Any, keywords: Any, worker
     expected = pc.conv(image, kernel, algorithm="tensordot", **keywords)
     np.testing.assert_array_equal(plan(image, kernel), expected)
     np.testing.assert_array_equal(plan.prepare(kernel)(image), expected)
+
+
+def test_an_algorithm_prints_as_its_name_and_what_tells_it_from_its_like() -> None:
+    assert repr(DEPTHWISE) == "<polyconv.Algorithm depthwise>"
+    assert repr(pc.FFT()) == "<polyconv.Algorithm fft>"
+    assert repr(pc.FFT((8, 9), fused=True)) == "<polyconv.Algorithm fft: 8x9, fused>"
+    assert repr(pc.Winograd((2, 4))) == "<polyconv.Algorithm winograd: m=2x4>"

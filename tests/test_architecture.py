@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,10 +52,10 @@ def test_one_file_imports_dask() -> None:
 def test_algorithms_import_nothing_but_their_problem_and_arrays() -> None:
     """Neither arguments, plans nor execution: an algorithm knows nothing of users.
 
-    Arithmetic on problems (margins, rounding errors) it may share; a target it may be handed, and names for mypy alone;
-    and it may run what numba or CUDA compiles.
+    Arithmetic on problems (margins, rounding errors) it may share, and what an integer is; a target it may be handed,
+    and names for mypy alone; and it may run what numba or CUDA compiles.
     """
-    allowed = {"arrays", "problem", "padding", "rounding", "compiled", "cuda"}
+    allowed = {"arrays", "problem", "padding", "rounding", "integers", "compiled", "cuda"}
     for module in (PACKAGE / "algorithms").glob("[a-z]*.py"):
         siblings = {path.stem for path in module.parent.glob("[a-z]*.py")}
         tree = ast.parse(module.read_text())
@@ -88,15 +89,30 @@ def test_public_names_are_documented() -> None:
         assert name == "__version__" or thing.__doc__, name
 
 
-def test_help_spells_out_every_keyword() -> None:
+OWN_PARAMETERS = {
+    **{f"{name}{ndim}": ["x", "w", "bias"] for name in ("conv", "conv_transpose") for ndim in ("", "1d", "2d", "3d")},
+    "plan": ["x", "w", "measure", "prepared"],
+    "conv_vjp": ["x", "w", "dy"],
+    "conv_input_grad": ["dy", "w", "input_shape"],
+    "conv_weight_grad": ["x", "dy", "kernel_shape"],
+}
+
+
+@pytest.mark.parametrize("name", OWN_PARAMETERS)
+def test_help_spells_out_every_keyword(name: str) -> None:
     import inspect
 
     keywords = ["stride", "padding", "dilation", "groups", "layout", "kernel_layout", "padding_mode", "flip_kernel"]
     keywords += ["dtype", "algorithm", "accuracy", "max_workspace", "workers"]
-    for function in (pc.conv, pc.conv1d, pc.conv2d, pc.conv3d, pc.plan):
-        parameters = inspect.signature(function).parameters
-        own = ["x", "w", "measure", "prepared"] if function is pc.plan else ["x", "w", "bias"]
-        assert [*parameters] == own + keywords
-        for keyword in keywords:
-            assert f"\n{keyword}\n" in str(function.__doc__), (function.__name__, keyword)
-        assert parameters["algorithm"].default == "auto"
+    if name.startswith("conv_transpose"):
+        keywords.remove("padding_mode")
+        keywords.insert(keywords.index("padding") + 1, "output_padding")
+    parameters, text = inspect.signature(getattr(pc, name)).parameters, str(getattr(pc, name).__doc__)
+    assert [*parameters] == OWN_PARAMETERS[name] + keywords
+    described = re.findall(
+        r"^(\w+)\n    ", text.partition("\nParameters\n")[2].partition("\nReturns\n")[0], re.MULTILINE
+    )
+    assert described == [one for one in parameters if one not in ("measure", "prepared")]
+    assert parameters["algorithm"].default == "auto"
+    assert parameters["stride"].annotation == "int | Sequence[int]"
+    assert ('"IOHW"' in text) == name.startswith("conv_transpose")

@@ -89,8 +89,15 @@ CHANNELS_AND_GROUPS: list[Row] = [
         ValueError,
         [
             "w takes 4 input channels, and x has 2",
-            "x has shape (1, 5, 5, 2), layout 'NHWC', and w (3, 3, 4, 3), kernel_layout 'HWIO'",
+            "x has shape (1, 5, 5, 2), layout 'NHWC', and w (3, 3, 4, 3), kernel_layout 'HWIO' "
+            "(assumed, since channels come last; if it is another, pass it: kernel_layout='OIHW')",
         ],
+    ),
+    (
+        "channels-first",
+        {"w": ones(3, 3, 2, 3)},
+        ValueError,
+        ["kernel_layout 'OIHW' (assumed, since channels come first; if it is another, pass it: kernel_layout='HWIO')"],
     ),
     (
         "groups-channels",
@@ -263,7 +270,22 @@ LAYOUTS: list[Row] = [
         "default-2d",
         {"x": ones(5, 5), "w": ones(3, 3)},
         ValueError,
-        ["layout='NCHW' spells 4 axes and x has 2", "(5, 5)"],
+        ["layout='NCHW' spells 4 axes and x has 2", "(5, 5); it was assumed, pass layout='HW'"],
+    ),
+    (
+        "default-2d-of-three-axes",
+        {"x": ones(3, 5, 5), "w": ones(3, 3)},
+        ValueError,
+        ["layout='NCHW' spells 4 axes and x has 3", "it was assumed, pass layout='CHW' or 'HWC' or 'NHW'"],
+    ),
+    *(
+        (
+            f"default-{len(space)}-axes-of-space",
+            {"function": pc.conv, "x": ones(*(5,) * len(space)), "w": ones(*(3,) * len(space))},
+            ValueError,
+            [f"1 to 9 spatial axes; for space alone pass layout='{space}'"],
+        )
+        for space in ("W", "HW")
     ),
     *(
         (
@@ -305,6 +327,12 @@ KERNEL_LAYOUTS: list[Row] = [
         ["kernel_layout='HW' does not fit layout='NCHW'", "H, I, O, W, each once", "let the channels be a batch", "N"],
     ),
     (
+        "one-filter-for-all-channels-by-default",
+        {"x": ones(5, 5, 2), "w": ones(3, 3), "layout": "HWC"},
+        ValueError,
+        ["kernel_layout='HWIO' spells 4 axes and w has 2", "let the channels be a batch: spell their axis N"],
+    ),
+    (
         "filters-without-channels",
         {"x": ones(5, 5), "layout": "HW", "kernel_layout": "OIHW"},
         ValueError,
@@ -328,6 +356,10 @@ CHOICE: list[Row] = [
     ("number", {"algorithm": 3}, TypeError, ["algorithm=3 must be a name or an Algorithm, not int"]),
     ("none", {"algorithm": None}, TypeError, ["algorithm=None must be a name or an Algorithm, not NoneType"]),
     ("array", {"algorithm": X[0, 0, 0]}, TypeError, ["algorithm=array(", "must be a name or an Algorithm"]),
+    *(
+        (f"uncalled-{made.__name__}", {"algorithm": made}, TypeError, [f"not function; call it: pc.{made.__name__}()"])
+        for made in (pc.FFT, pc.Winograd)
+    ),
     (
         "pointwise",
         {"algorithm": "pointwise"},
@@ -452,8 +484,19 @@ BIAS_SHAPES: list[Row] = [
         ValueError,
         ["bias has shape (1,), and must have (): a single value", "'HW'", "w is (3, 3)"],
     ),
-    ("list", {"bias": [1.0, 1.0, 1.0]}, TypeError, ["bias must be an array", "not list"]),
-    ("number", {"bias": 1.0}, TypeError, ["bias must be an array", "not float"]),
+    (
+        "list",
+        {"bias": [1.0, 1.0, 1.0]},
+        TypeError,
+        ["bias must be an array", "not list; make it one by numpy.asarray, of shape (3,): one value for each of the 3"],
+    ),
+    ("number", {"bias": 1.0}, TypeError, ["bias must be an array", "not float; make it one by numpy.asarray"]),
+    (
+        "number-without-channels",
+        {"x": ones(5, 5), "w": ones(3, 3), "layout": "HW", "bias": 3.0},
+        TypeError,
+        ["bias must be an array", "not float; make it one by numpy.asarray, of shape (): a single value"],
+    ),
     ("false", {"bias": False}, TypeError, ["bias must be an array", "not bool"]),
 ]
 
@@ -480,6 +523,15 @@ def test_bad_input_is_refused_before_any_work(
     if not {"function", "bias"} & given.keys() and not re.match(r"conv2d\(\)|.*conv2d takes|.*spells 4", message):
         del call["function"]
         assert refusal(exception, pc.plan, **call) == message, "a plan refuses for the same reason"
+
+
+def test_only_a_kernel_layout_that_nobody_gave_was_assumed() -> None:
+    last = {"x": ones(1, 5, 5, 2), "w": ones(4, 2, 3, 3), "layout": "NHWC"}
+    says(refusal(ValueError, pc.conv2d, **last), "w takes 3 input channels", "pass it: kernel_layout='OIHW'")
+    says(refusal(ValueError, pc.conv_transpose2d, **last), "w takes 3 input channels", "pass it: kernel_layout='IOHW'")
+    for function in (pc.conv2d, pc.conv_transpose2d):
+        assert refusal(ValueError, function, **last, kernel_layout="HWIO").endswith("kernel_layout 'HWIO'")
+    assert refusal(ValueError, pc.conv2d, ones(5, 5), ones(3, 9), layout="HW").endswith("kernel_layout 'HW'")
 
 
 # What is given for the stride or the dilation of two axes; the error; what its message says after the name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tracemalloc
 from typing import Any
 
@@ -99,18 +100,20 @@ def test_blocks_that_do_not_fit_the_problem(block: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "error"),
+    ("block", "error", "message"),
     [
-        (0, ValueError),
-        ((8, -1), ValueError),
-        (2.5, TypeError),
-        ("8", TypeError),
-        ((8, 8.0), TypeError),
-        (True, TypeError),
+        (0, ValueError, "block=0 must be at least 1"),
+        ((8, -1), ValueError, "block[1]=-1 must be at least 1"),
+        ((), ValueError, "block=() is empty; give one integer, or one for each spatial axis"),
+        (2.5, TypeError, "block=2.5 must be an integer, not float"),
+        ("8", TypeError, "block='8' must be an integer, not str"),
+        ((8, 8.0), TypeError, "block[1]=8.0 must be an integer, not float"),
+        (True, TypeError, "block=True must be an integer, not a bool"),
+        ((8, True), TypeError, "block[1]=True must be an integer, not a bool"),
     ],
 )
-def test_blocks_that_are_none(block: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"block=.* must be"):
+def test_blocks_that_are_none(block: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
         pc.FFT(block)
 
 
@@ -118,6 +121,8 @@ def test_equal_blocks_are_one_algorithm() -> None:
     assert pc.FFT((8, 9)) is pc.FFT((8, 9))
     assert pc.FFT(8) is pc.FFT((8,))
     assert pc.FFT() is pc.FFT(None)
+    assert pc.FFT(np.int64(8)) is pc.FFT(8)
+    assert pc.FFT(np.array([8, 9])) is pc.FFT([np.int8(8), 9]) is pc.FFT((8, 9))
 
 
 def test_integers_are_refused() -> None:

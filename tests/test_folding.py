@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -118,13 +119,28 @@ X = np.ones((2, 3, 6, 8))
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: pc.unfold(X, 9), "w is larger than the padded x along axis H"),
+        (
+            lambda: pc.unfold(X, (3, 9), dilation=2),
+            "kernel_size=(3, 9) is larger than the padded x along axis W: 9 taps (dilation 2, 17 elements wide) over "
+            "8 elements; x has shape (2, 3, 6, 8), layout 'NCHW'",
+        ),
+        (lambda: pc.unfold(X[0, 0], 2), "x has 2 axes, shape (6, 8); without layout="),
+        (lambda: pc.unfold(X, 2, layout="NC"), "layout='NC' has no spatial axis"),
+        (lambda: pc.unfold(X, 2, layout="NCW"), "layout='NCW' spells 3 axes and x has 4"),
+        (lambda: pc.unfold(X[:, :0], 2), "x has no channels; its shape is (2, 0, 6, 8)"),
         (lambda: pc.unfold(X, 0), "kernel_size=0 must be at least 1"),
         (lambda: pc.unfold(X, (1, 2, 3)), "kernel_size=(1, 2, 3) has 3 entries"),
         (lambda: pc.unfold(X, 2, layout="NHCW"), "has its channels among the spatial axes"),
         (lambda: pc.fold(np.ones((2, 27, 5)), (6, 8), 3), "columns has 5 windows, and an image of 6x8 has 24"),
         (lambda: pc.fold(np.ones((2, 26, 24)), (6, 8), 3), "(N, C * taps, windows) is wanted, of 9 taps"),
         (lambda: pc.fold(np.ones(9), (6, 8), 3), "columns has shape (9,)"),
+        (lambda: pc.fold(np.ones((2, 0, 24)), (6, 8), 3), "of 9 taps, kernel_size=3"),
+        (lambda: pc.fold(np.ones((2, 27, 24)), (6, 8), 3, layout="NC"), "layout='NC' has no spatial axis"),
+        (
+            lambda: pc.fold(np.ones((2, 27, 24)), (6, 2), 3),
+            "kernel_size=3 is larger than the padded image along axis W: 3 taps over 2 elements; "
+            "output_size=(6, 2), layout 'NCHW'",
+        ),
         (lambda: pc.tile(X, 4), "tiles of 4 do not divide axis H of 6; pad x first"),
         (lambda: pc.tile(X, 2, layout="HW"), "with layout='HW' it must have 2 axes"),
         (lambda: pc.untile(X, layout="NCHW"), "with layout='NCHW' it must have 6 axes"),
@@ -134,3 +150,17 @@ def test_errors(call: Any, said: str) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     assert said in str(caught.value)
+    assert not re.search(r"\bw\b|kernel_layout", str(caught.value)), "what the caller never gave"
+
+
+def test_dask_arrays_are_refused_by_name() -> None:
+    da = pytest.importorskip("dask.array")
+    x, columns, tiles = da.from_array(X), da.ones((2, 27, 24)), da.ones((2, 3, 2, 2, 3, 4))
+    for name, call in (
+        ("x is a Dask array, and unfold", lambda: pc.unfold(x, 3)),
+        ("columns is a Dask array, and fold", lambda: pc.fold(columns, (6, 8), 3)),
+        ("x is a Dask array, and tile", lambda: pc.tile(x, 2)),
+        ("tiles is a Dask array, and untile", lambda: pc.untile(tiles)),
+    ):
+        with pytest.raises(TypeError, match=f"{name} takes arrays in memory; .*map_blocks"):
+            call()

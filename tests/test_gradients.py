@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 from unittest import mock
 
@@ -269,6 +270,28 @@ def test_errors_of_gradients() -> None:
         pc.conv_input_grad(np.ones((2, 3, 3, 3)), w, (2, 5, 5, 5))
     with pytest.raises(ValueError, match="dy has shape"):
         pc.conv_weight_grad(X, np.ones((2, 3, 3, 3)), (3, 4, 2, 2))
+    for gradient, name in ((pc.conv_input_grad, "input_shape"), (pc.conv_weight_grad, "kernel_shape")):
+        of: list[Any] = [np.ones((2, 3, 3, 3)), w] if gradient is pc.conv_input_grad else [X, np.ones((2, 3, 3, 3))]
+        for shape, said in (
+            (of[0], f"{name} must be a tuple of lengths, and is an array of shape {of[0].shape}"),
+            (5, f"{name}=5 must be a tuple of lengths"),
+            ((2, -1, 5, 5), f"{name}=(2, -1, 5, 5) must be a tuple of lengths"),
+        ):
+            with pytest.raises(TypeError, match=re.escape(said)):
+                gradient(*of, shape)
+    for no_array in ([1, 2], None, 3.0):
+        for call in (
+            lambda dy: pc.conv_vjp(X, w, dy),
+            lambda dy: pc.conv_input_grad(dy, w, X.shape),
+            lambda dy: pc.conv_weight_grad(X, dy, w.shape),
+        ):
+            with pytest.raises(TypeError, match=f"dy must be an array .* not {type(no_array).__name__}"):
+                call(no_array)
+    with pytest.raises(TypeError, match="w must be an array"):
+        pc.conv_input_grad(np.ones((2, 3, 3, 3)), w.tolist(), X.shape)
+    strict = pytest.importorskip("array_api_strict")
+    with pytest.raises(TypeError, match="dy belongs to array_api_strict and w to numpy; convert w"):
+        pc.conv_input_grad(strict.ones((2, 3, 3, 3)), w, X.shape)
     with pytest.raises(TypeError, match=r"conv_vjp\(\) got an unexpected keyword argument 'strides'"):
         pc.conv_vjp(X, w, np.ones((2, 3, 3, 3)), strides=2)  # type: ignore[call-arg]
 

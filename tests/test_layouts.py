@@ -47,6 +47,15 @@ def test_default_layouts() -> None:
         assert layouts.default_kernel_layout(layout) == "OI" + layout[2:]
 
 
+def test_the_other_kernel_layout_is_what_goes_with_channels_at_the_other_end() -> None:
+    for ndim in range(1, layouts.most_spatial_axes() + 1):
+        first, last = f"NC{layouts.space(ndim)}", f"N{layouts.space(ndim)}C"
+        for transposed in (False, True):
+            kernels = [layouts.default_kernel_layout(layout, transposed) for layout in (first, last)]
+            assert None not in kernels
+            assert [layouts.other_kernel_layout(str(kernel)) for kernel in kernels] == kernels[::-1]
+
+
 @pytest.mark.parametrize(
     ("layout", "kernel_layout"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
+import re
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -156,6 +157,21 @@ def test_max_workspace_is_kept_by_smaller_tiles_or_another_algorithm() -> None:
         pc.conv2d(x, w, layout="NHWC", max_workspace=0)
     with pytest.raises(ValueError, match=r"algorithm='im2col' cannot run this problem: needs .* max_workspace=100"):
         pc.conv2d(x, w, layout="NHWC", max_workspace=100, algorithm="im2col")
+
+
+def test_where_memory_is_short_the_least_that_would_do_is_said_first() -> None:
+    for x, w, keywords in PROBLEMS.values():
+        shaped = Shaped(*x), Shaped(*w)
+        with pytest.raises(ValueError, match="no algorithm can run this problem") as caught:
+            pc.plan(*shaped, **keywords, max_workspace=1)
+        said = re.search(r"in max_workspace=1 bytes: the least is (\w+), with (\d+) bytes; ", str(caught.value))
+        assert said is not None
+        name, least = said[1], int(said[2])
+        others = [int(number) for number in re.findall(r"needs (\d+) bytes", str(caught.value))]
+        assert [least, *others] == sorted([least, *others])
+        assert name in {c.name for c in pc.plan(*shaped, **keywords, max_workspace=least).candidates if not c.reason}
+        with pytest.raises(ValueError, match=f"the least is {name}, with {least} bytes"):
+            pc.plan(*shaped, **keywords, max_workspace=least - 1)
 
 
 def test_auto_takes_the_least_predicted_time() -> None:

@@ -72,12 +72,16 @@ def test_points_may_be_spelled_in_many_ways() -> None:
         ((2, -1), ValueError, "r=-1 must be at least 1"),
         ((2.5, 3), TypeError, "m=2.5 must be an integer, not float"),
         ((2, "3"), TypeError, "r='3' must be an integer, not str"),
-        ((True, 3), TypeError, "m=True must be an integer, not bool"),
+        ((True, 3), TypeError, "m=True must be an integer, not a bool"),
     ],
 )
 def test_errors_name_what_was_wrong(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         pc.winograd_transforms(*arguments)
+
+
+def test_integers_of_any_kind() -> None:
+    assert pc.winograd_transforms(np.int64(2), np.uint8(3)) == pc.winograd_transforms(2, 3)
 
 
 def test_default_points_are_distinct() -> None:
@@ -111,6 +115,8 @@ def test_equal_settings_are_one_algorithm() -> None:
     assert pc.Winograd(4) is pc.Winograd() is pc.Winograd(m=4)
     assert pc.Winograd(2, (0, 1, -1)) is pc.Winograd(2, [Fraction(0), "1", -1.0])
     assert pc.Winograd((2, 3)) is pc.Winograd((2, 3))
+    assert pc.Winograd(np.int64(4)) is pc.Winograd(np.array(4)) is pc.Winograd(4)
+    assert pc.Winograd(np.array([2, 3])) is pc.Winograd([np.int8(2), 3]) is pc.Winograd((2, 3))
     assert len({pc.Winograd(m) for m in (2, 3, (2, 3), (3, 2))}) == 4
     x, w = np.ones((1, 1, 9, 9)), np.ones((1, 1, 3, 3))
     assert pc.plan(x, w, algorithm=pc.Winograd(3)) is pc.plan(x, w, algorithm=pc.Winograd(3))
@@ -126,11 +132,13 @@ def test_a_plan_says_which_winograd_it_is() -> None:
     ("arguments", "error", "message"),
     [
         ((0,), ValueError, "m=0 must be at least 1"),
-        (((2, 0),), ValueError, "m=0 must be at least 1"),
+        (((2, 0),), ValueError, r"m\[1\]=0 must be at least 1"),
+        (((),), ValueError, r"m=\(\) is empty; give one integer, or one for each spatial axis"),
         ((2.5,), TypeError, "m=2.5 must be an integer, not float"),
         (("4",), TypeError, "m='4' must be an integer, not str"),
         ((None,), TypeError, "m=None must be an integer, not NoneType"),
-        ((True,), TypeError, "m=True must be an integer, not bool"),
+        ((True,), TypeError, "m=True must be an integer, not a bool"),
+        (((2, True),), TypeError, r"m\[1\]=True must be an integer, not a bool"),
         ((2, (0, 1, 0)), ValueError, "points=0, 1, 0 has 0 twice"),
         ((2, (0, "x")), TypeError, "the point 'x' is no rational number"),
         ((2, 3), TypeError, "points=3 must be a sequence of numbers, not int"),
@@ -147,6 +155,7 @@ def test_settings_that_are_none(arguments: tuple[Any, ...], error: type[Exceptio
         ((3, 3), pc.Winograd(4, (0, 1, -1)), "needs 5 points for this kernel, and was given 3"),
         ((1, 7), pc.Winograd((9, 2), (0, 1, -1)), "needs 7 points for this kernel, and was given 3"),
         ((3, 3), pc.Winograd((2, 2, 2)), r"given m=\(2, 2, 2\), 3 numbers, for 2 spatial axes"),
+        ((3, 3), pc.Winograd(10**6), "takes at most 24 points along an axis, and this kernel needs 1000002"),
         ((1, 1), pc.Winograd(4), "nothing to save where the kernel has one tap along every axis"),
     ],
 )

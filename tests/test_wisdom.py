@@ -71,6 +71,22 @@ def plan(x: np.ndarray = X, w: np.ndarray = W, **options: Any) -> pc.Plan:
     return pc.plan(x, w, **options)
 
 
+def test_of_chunks_a_block_is_measured_as_the_error_says(clock: list[list[str]]) -> None:
+    da = pytest.importorskip("dask.array")
+    w = da.from_array(W)
+    for chunks, image in (
+        ((1, 8, 10, 20), "x.blocks[0, 0, 0, 0].compute()"),
+        ((1, 2, 21, 9), "x.blocks[0, :, 0, 0].compute()"),
+    ):
+        x = da.from_array(X, chunks=chunks)
+        for kernel, spelled in ((W, "w"), (w, "w.compute()")):
+            with pytest.raises(ValueError, match="measure=True runs the whole problem") as caught:
+                pc.plan(x, kernel, measure=True)
+            said = str(caught.value).partition("measure a block, ")[2]
+            assert said == f"pc.plan({image}, {spelled}, measure=True)"
+            assert eval(said, {"pc": pc, "x": x, "w": kernel}).algorithm == FASTEST
+
+
 # -- in one process ------------------------------------------------------------------------------------------
 
 

@@ -143,6 +143,9 @@ class Algorithm:
     kernel_grad_cost: Callable[[ConvProblem], Cost] | None = None
     variants: Callable[[ConvProblem, Target], tuple[Algorithm, ...]] | None = None
 
+    def __repr__(self) -> str:
+        return f"<polyconv.Algorithm {': '.join(filter(None, (self.name, self.detail)))}>"
+
     def takes(self, dtype: Any, total: Any) -> bool:
         """Whether it takes images of a dtype, and writes results of it, as they are; ``total`` is that of sums."""
         return bool(dtype == total) or (self.casts is not None and self.casts(str(dtype)))

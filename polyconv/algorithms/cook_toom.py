@@ -21,6 +21,8 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
 
+from ..integers import integer
+
 __all__ = ["Matrix", "Transforms", "amplification", "exact_points", "integer_points", "winograd_transforms"]
 
 Matrix = tuple[tuple[Fraction, ...], ...]
@@ -65,11 +67,7 @@ def winograd_transforms(m: int, r: int, points: Iterable[int | float | str | Fra
     >>> [[str(a) for a in row] for row in t.AT]
     [['1', '1', '1', '0'], ['0', '1', '-1', '1']]
     """
-    for name, value in (("m", m), ("r", r)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r} must be an integer, not {type(value).__name__}")
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    m, r = integer(m, "m", 1), integer(r, "r", 1)
     number = m + r - 2
     exact = spread_points(number) if points is None else exact_points(points)
     if len(exact) != number:

@@ -10,13 +10,14 @@ the size of the kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..arrays import Array, device, new
+from ..integers import integer, integers, is_sequence
 from ..problem import ConvProblem
 from ..rounding import roundoff, summed
 from . import phases, spectra
@@ -308,7 +309,7 @@ def _fused(block: tuple[int, ...] | None) -> Algorithm:
 
 
 def FFT(  # noqa: N802 - it makes an algorithm, and reads as one
-    block: int | tuple[int, ...] | None = None, fused: bool = False
+    block: int | Sequence[int] | None = None, fused: bool = False
 ) -> Algorithm:
     """Convolution by Fourier transforms of blocks of ``block`` inputs, for ``algorithm=``.
 
@@ -328,12 +329,7 @@ def FFT(  # noqa: N802 - it makes an algorithm, and reads as one
     """
     if block is None:
         return replace(_fused(None), variants=_one_fused_block) if fused else _ONE_BLOCK
-    lengths = tuple(block) if isinstance(block, tuple | list) else (block,)
-    for length in lengths:
-        if not isinstance(length, int) or isinstance(length, bool):
-            raise TypeError(f"block={block!r} must be an integer or a tuple of integers")
-        if length < 1:
-            raise ValueError(f"block={block!r} must be at least 1 along every axis")
+    lengths = integers(block, "block", 1) if is_sequence(block) else (integer(block, "block", 1),)
     return _fused(lengths) if fused else _overlap_save(lengths)
 
 

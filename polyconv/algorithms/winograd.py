@@ -9,7 +9,7 @@ the definition takes 144; what is paid for it is a larger rounding error, and th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..arrays import Array, constant, device, new
+from ..integers import integer, integers, is_sequence
 from ..problem import ConvProblem
 from ..rounding import roundoff, summed
 from . import phases
@@ -210,7 +211,7 @@ def _winograd(settings: Settings) -> Algorithm:
 
 
 def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
-    m: int | tuple[int, ...] = 4,
+    m: int | Sequence[int] = 4,
     points: Iterable[int | float | str | Fraction] | None = None,
     fused: bool = False,
 ) -> Algorithm:
@@ -232,15 +233,15 @@ def Winograd(  # noqa: N802 - it makes an algorithm, and reads as one
     Raises
     ------
     ValueError, TypeError
-        For an ``m`` that is no positive integer, and for points that are equal or no rational numbers.
+        For an ``m`` that is neither a positive integer nor a sequence of such, and for points that are equal or no
+        rational numbers.
     """
-    for each in m if isinstance(m, tuple | list) else (m,):
-        winograd_transforms(each, 1)  # raises for what is no number of outputs
+    outputs = integers(m, "m", 1) if is_sequence(m) else integer(m, "m", 1)
     exact = None
     if points is not None:
         exact = exact_points(points)
         winograd_transforms(1, len(exact) + 1, exact)  # raises for points that are equal
-    settings = Settings(m if isinstance(m, int) else tuple(m), exact)
+    settings = Settings(outputs, exact)
     if not fused:
         return _winograd(settings)
     compiled = _winograd(settings._replace(way="numba"))
