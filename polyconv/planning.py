@@ -260,20 +260,20 @@ class _Costs:
             calls=cost.calls + 4 + 3 * margins,
         )
 
-    def beside(self, tile: Tile) -> int:
-        """Bytes that no tile holds: the prepared kernel, and what the road needs."""
-        return self.once.kept + road_workspace(self.call, self.algorithm, tile != whole(self.problem))
+    def beside(self, cut: bool) -> int:
+        """Bytes that no tile holds, whether the image is ``cut``: the prepared kernel, and what the road needs."""
+        return self.once.kept + road_workspace(self.call, self.algorithm, cut)
 
 
 def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Tile, int]]:
     """The tiles worth a thought, each with a number of workers: the whole image, and what suits caches and memory."""
     problem, rates = costs.problem, target.rates
-    all_of_it = whole(problem)
-    ways = [(all_of_it, 1)]
+    in_one = whole(problem), 1
     if not target.tiled:
-        return ways
-    entire = costs.algorithm.cost(problem)
-    limit = _limit(demands) - costs.beside(Tile(0, 0))
+        return [in_one]
+    ways: list[tuple[Tile, int]] = []
+    entire, all_of_it = costs.algorithm.cost(problem), costs.of(whole(problem))
+    limit = _limit(demands) - costs.beside(cut=True)
     comfortable = max(rates.most - costs.once.kept, rates.most // 2)
     wanted = comfortable  # loops that write in place keep to the caches by themselves
     if costs.algorithm.write is None or costs.algorithm.stores:
@@ -289,12 +289,12 @@ def _cuts(costs: _Costs, demands: Demands, target: Target) -> Iterable[tuple[Til
             most = min(workers * wanted, comfortable, limit)
             few = problem.batch < workers * turns and problem.groups > 1
             ways += [(cut(problem, held, most, grain, by_groups), workers) for by_groups in {False, few}]
-    held_by_all = _shared(costs.of(all_of_it), target.workers)
-    if costs.units > 1 and target.workers > 1 and held_by_all <= min(comfortable, limit):
-        ways.append((all_of_it, target.workers))
-    if costs.of(all_of_it).workspace + costs.beside(all_of_it) - costs.once.kept > comfortable and len({*ways}) > 1:
-        del ways[0]  # however quick it would be
-    return dict.fromkeys(ways)
+    if costs.units > 1 and target.workers > 1 and _shared(all_of_it, target.workers) <= min(comfortable, limit):
+        ways.append((whole(problem), target.workers))
+    # What holds more than is comfortable is cut wherever it can be, however quick it would be in one.
+    too_large = all_of_it.workspace + costs.beside(cut=False) - costs.once.kept > comfortable
+    others = {*ways} - {in_one}
+    return dict.fromkeys(ways if too_large and others else [in_one, *ways])
 
 
 def _shared(cost: Cost, workers: int) -> int:
@@ -322,7 +322,7 @@ def _way(costs: _Costs, tile: Tile, workers: int, demands: Demands, target: Targ
         waiting, working = pool.SECONDS_SHARED, working * -(-costs.units // members) / costs.units
         at_once = _shared(cost, workers)
     ahead = 0.0 if demands.prepared else target.seconds(once, problem.dtype, alone=True)
-    workspace = costs.beside(tile) + max(at_once, once.workspace - once.kept)
+    workspace = costs.beside(tile != whole(problem)) + max(at_once, once.workspace - once.kept)
     return Candidate(
         costs.algorithm,
         ahead + working + waiting,
