@@ -6,6 +6,8 @@ kernel see :mod:`polyconv.kernel_gradient`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -73,6 +75,17 @@ def transposed(
     return _as_it_was(transpose(x, kernel, bias, axes, groups, layout, Planner(demands, dtype)), call.layout)
 
 
+@contextmanager
+def _by_what_was_asked_for(demands: Demands, whose: str) -> Iterator[None]:
+    """An algorithm that takes the convolution need not take its gradients: then the error says which it was about."""
+    try:
+        yield
+    except ValueError as error:
+        if demands.algorithm is None:
+            raise
+        raise ValueError(f"the {whose}'s gradient is a convolution of its own, and there {error}") from error
+
+
 def input_grad(dy: Array, w: Array, call: Call, demands: Demands, dtype: Any) -> Array:
     """The gradient with respect to the image of ``call``, of ``dy`` with respect to its result."""
     p = call.problem
@@ -83,7 +96,8 @@ def input_grad(dy: Array, w: Array, call: Call, demands: Demands, dtype: Any) ->
             p.output_size, p.kernel, p.stride, p.dilation, p.padding, p.size, p.padded_size, strict=True
         )
     )
-    dx = transposed(dy, w, None, axes, call, "OI", demands, dtype)
+    with _by_what_was_asked_for(demands, "image"):
+        dx = transposed(dy, w, None, axes, call, "OI", demands, dtype)
     if inside:
         return dx
     xp = describe(dx, "dx").xp
@@ -102,7 +116,8 @@ def weight_grad(x: Array, dy: Array, call: Call, demands: Demands, dtype: Any) -
         x, p = pad(x, call.pad_widths, p.padding_mode, xp), p.padded
     x, layout = _full(plain(x), call.layout)
     dy, _ = _full(plain(dy), call.layout)
-    dw = kernel_sums(x, dy, layout, p, demands, dtype)
+    with _by_what_was_asked_for(demands, "kernel"):
+        dw = kernel_sums(x, dy, layout, p, demands, dtype)
     spelled = "OI" + layouts.spatial_letters(layout)
     if call.flip_kernel:
         dw = xp.flip(dw, axis=tuple(range(2, dw.ndim)))

@@ -61,8 +61,8 @@ def pad(x: Any, widths: Sequence[tuple[int, int]], mode: str, xp: Any) -> Any:
             return xpx.pad(x, tuple(widths), xp=xp)
         shape = tuple(n + low + high for n, (low, high) in zip(x.shape, widths, strict=True))
         inside = tuple(slice(low, low + n) for n, (low, _) in zip(x.shape, widths, strict=True))
-        padded = workspace(shape, x.dtype, device(x), xp)
-        zero = xp.zeros((), dtype=x.dtype, device=device(x))
+        where = device(x)
+        padded, zero = workspace(shape, x.dtype, where, xp), xp.zeros((), dtype=x.dtype, device=where)
         for axis, middle in enumerate(inside):  # what lies before and behind along it, and no further out than that
             for side in (slice(middle.start), slice(middle.stop, None)):
                 padded[(*inside[:axis], side, ...)] = zero

@@ -292,6 +292,9 @@ def test_errors_of_gradients() -> None:
     strict = pytest.importorskip("array_api_strict")
     with pytest.raises(TypeError, match="dy belongs to array_api_strict and w to numpy; convert w"):
         pc.conv_input_grad(strict.ones((2, 3, 3, 3)), w, X.shape)
+    said = r"the kernel's gradient is a convolution of its own, and there algorithm='pointwise' cannot run this problem"
+    with pytest.raises(ValueError, match=said):
+        pc.conv_vjp(X, w[..., :1, :1], np.ones((2, 3, 5, 5)), algorithm="pointwise")
     with pytest.raises(TypeError, match=r"conv_vjp\(\) got an unexpected keyword argument 'strides'"):
         pc.conv_vjp(X, w, np.ones((2, 3, 3, 3)), strides=2)  # type: ignore[call-arg]
 
