@@ -116,7 +116,7 @@ x
     lazily, block by block, whatever its chunks.
 w
     The kernel, of the same library and on the same device, its axes as ``kernel_layout`` spells them. Beside a Dask
-    array it may be in memory, or in chunks too: those of output channels become the result's.
+    array it may be in memory, or in chunks too.
 bias
     One value per output channel, shape ``(K,)``; shape ``()`` where the layout has no channels.
 stride

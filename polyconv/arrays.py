@@ -716,7 +716,7 @@ def lengths_of(shape: Any, name: str) -> tuple[int, ...]:
     except TypeError:
         found = (-1,)
     if min(found, default=0) < 0:
-        if hasattr(shape, "shape"):  # the array itself, which would fill pages
+        if getattr(shape, "ndim", 1) != 1:  # the array itself, which would fill pages
             raise TypeError(f"{name} must be a tuple of lengths, and is an array of shape {tuple(shape.shape)}")
         raise TypeError(f"{name}={shape!r} must be a tuple of lengths")
     return found

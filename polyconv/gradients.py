@@ -127,10 +127,10 @@ def weight_grad(x: Array, dy: Array, call: Call, demands: Demands, dtype: Any) -
 
 
 def bias_grad(dy: Array, layout: str, dtype: Any) -> Array:
-    """The gradient with respect to a bias: the sum over all but channels, in ``dtype`` or, if that is None, of ``dy``.
+    """The gradient with respect to a bias: the sum over all but channels, of ``dtype`` or, if that is None, as ``dy``.
 
-    Halves are summed in float32, as everywhere. One axis is summed after another: of many terms few are added to a
-    large sum, and so less is lost to rounding.
+    Halves are summed in float32, as everywhere, and integers as the library sums them. One axis is summed after
+    another, or block after block: of many terms few are added to a large sum, and so less is lost to rounding.
     """
     spec = describe(dy, "dy")
     chosen = dtypes.choose(dy.dtype, dy.dtype, dtype, spec.xp, spec.device)

@@ -96,7 +96,12 @@ def _choice(
         x._replace(shape=shape), dy, stride=p.dilation, dilation=p.stride, padding=margins, groups=p.groups,
         layout=swapped, kernel_layout=layout.translate(str.maketrans("NC", "IO")), dtype=dtype, described=True,
     )  # fmt: skip
-    convolution = _Convolution(make_plan(call, demands), seen)
     same = all(dtype == x.dtype for dtype in (dy.dtype, *call.dtypes))  # byte order included
     way = kernel_gradient(p, Target.of(x, demands.workers), demands) if same else None
+    try:
+        convolution = _Convolution(make_plan(call, demands), seen)
+    except ValueError:
+        if way is None:
+            raise
+        return way
     return way if way is not None and way.seconds < convolution.plan.chosen.seconds else convolution

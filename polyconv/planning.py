@@ -442,7 +442,8 @@ def kernel_gradient(p: ConvProblem, target: Target, demands: Demands) -> Way | N
             continue
         cost = row.kernel_grad_cost(p)
         for workers in {1, min(many, shared[axis])}:
-            if cost.workspace + (workers - 1) * p.kernel_elements * p.itemsize <= _limit(demands):
+            each = p.kernel_elements + p.output_elements * (axis == 2)  # of channels, all see the whole gradient
+            if cost.workspace + (workers - 1) * each * p.itemsize <= _limit(demands):
                 waiting = 0.0 if workers == 1 else pool.SECONDS_AWAKE
                 seconds = target.seconds(cost, p.dtype, alone=workers == 1) / workers + waiting
                 ways.append(Way(row.kernel_grad, seconds, workers, axis, shared[axis]))

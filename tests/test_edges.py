@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -74,3 +75,28 @@ def test_a_first_call_takes_no_longer_for_a_longer_signal(
     call(99_991)  # compiles what there is to compile
     short, long = call(100_003), call(1_000_003)
     assert long < 3 * short  # of a signal ten times as long
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_plan_takes_no_longer_for_a_longer_kernel(padding: str) -> None:
+    def plan(taps: int) -> int:
+        return _steps(
+            lambda: pc.plan(np.ones((1, 1, 3 * taps), "float32"), np.ones((1, 1, taps), "float32"), padding=padding)
+        )
+
+    plan(5_000)
+    assert plan(50_000) < 3 * plan(5_003)
+
+
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 4), (3, 3, 1, 4)])
+def test_rows_are_many_within_the_workspace(kernel: tuple[int, ...]) -> None:
+    pytest.importorskip("numba")
+    x, w = np.ones((1, 100_000, kernel[1], 4), "float32"), np.ones(kernel, "float32")
+    keywords: dict[str, Any] = {"groups": 4, "layout": "NHWC", "algorithm": "direct"}
+    pc.conv2d(x[:, :50], w, **keywords)  # compiles
+    plan = pc.plan(x, w, **keywords)
+    tracemalloc.start()
+    y = plan(x, w)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - y.nbytes <= plan.chosen.workspace

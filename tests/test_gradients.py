@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from typing import Any
 from unittest import mock
 
@@ -348,6 +349,33 @@ def test_gradients_of_nothing(x: tuple[int, ...], w: tuple[int, ...], stride: in
     assert not dw.any()  # no pixel is met
     assert not dx.any()  # no output is seen
     np.testing.assert_array_equal(db, np.full(w[0], dy[:, 0].size) if w[0] else [])
+
+
+@pytest.mark.parametrize(("groups", "limit", "workers"), [(64, 8_600_000, 1), (1, 4_300_000, 1), (1, 4_300_000, 8)])
+def test_kernel_gradients_keep_to_the_workspace(groups: int, limit: int, workers: int) -> None:
+    """However the result's gradient lies in memory, and whatever threads share."""
+    pytest.importorskip("numba")
+    channels, filters = (64, 64) if groups > 1 else (16, 32)
+    x = RNG.standard_normal((1, channels, 130, 130)).astype("float32")
+    dy = RNG.standard_normal((1, filters, 128, 128)).astype("float32")[..., ::-1, :]
+    shape = (filters, channels // groups, 3, 3)
+    keywords: dict[str, Any] = {"groups": groups, "workers": workers}
+    expected = pc.conv_weight_grad(x, dy, shape, **keywords)
+    pc.release_memory()
+    tracemalloc.start()
+    found = pc.conv_weight_grad(x, dy, shape, max_workspace=limit, **keywords)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - found.nbytes <= limit
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+def test_kernel_gradients_need_no_convolution_to_fit() -> None:
+    """Where an algorithm has a way of its own that does."""
+    pytest.importorskip("numba")
+    x, dy = np.ones((1, 16, 130, 130), "float32"), np.ones((1, 32, 128, 128), "float32")
+    dw = pc.conv_weight_grad(x, dy, (32, 16, 3, 3), max_workspace=3_000_000)
+    np.testing.assert_array_equal(dw, np.full((32, 16, 3, 3), 128.0 * 128))
 
 
 def test_transposed_of_nothing() -> None:

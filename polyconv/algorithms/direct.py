@@ -421,7 +421,7 @@ def _cost(problem: ConvProblem) -> Cost:
     again = passes.get(kind, 0) * kernel if kernel > _FAR_BYTES else 0
     tables = 16 * (p.positions // p.output_size[0] + p.positions // p.output_size[-1] + _NEAR + p.channels * p.taps)
     if kind == "lines":  # where each of them begins, and each vector of one
-        tables += 40 * (p.positions // p.output_size[-1]) + 80 * -(-p.output_size[-1] // lanes)
+        tables += 160 * (p.positions // p.output_size[-1]) + 80 * -(-p.output_size[-1] // lanes)
     panel = 0 if kind != "panels" else _depth(p) * 64
     # The image is copied where the caller's strides leave no vectors, which planning does not see.
     copied = 0 if p.channels_last else p.image_elements

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..problem import ConvProblem
 
-__all__ = ["Part", "Run", "apart", "columns", "few", "parts", "runs"]
+__all__ = ["Part", "Run", "along", "apart", "columns", "few", "parts", "runs"]
 
 _ZEROS, _PARTS = 16, 32  # zeros along an axis, and parts of the result, that are worth convolving for themselves
 
@@ -31,6 +31,8 @@ def _runs(outputs: int, taps: int, stride: int, dilation: int, low: int, size: i
 
     In a few steps for each tap, however long the axis is: a run begins where a tap comes upon the image, or leaves it.
     """
+    if outputs and low <= 0 and (outputs - 1) * stride + (taps - 1) * dilation - low < size:
+        return (Run(0, outputs, 0, taps, -low),)
     changes = (-(-(edge - tap * dilation) // stride) for tap in range(taps) for edge in (low, low + size))
     begins = {o for o in (0, *changes) if 0 <= o < outputs}
     found: list[Run] = []
@@ -45,10 +47,15 @@ def _runs(outputs: int, taps: int, stride: int, dilation: int, low: int, size: i
     return tuple(found)
 
 
+def along(p: ConvProblem, axis: int) -> tuple[Run, ...]:
+    """The runs of a spatial axis; one, if it has no margin."""
+    low, _ = p.padding[axis]
+    return _runs(p.output_size[axis], p.kernel[axis], p.stride[axis], p.dilation[axis], low, p.size[axis])
+
+
 def runs(p: ConvProblem) -> tuple[tuple[Run, ...], ...]:
-    """The runs of every spatial axis; one for each that has no margin."""
-    lows = [low for low, _ in p.padding]
-    return tuple(map(_runs, p.output_size, p.kernel, p.stride, p.dilation, lows, p.size))
+    """The runs of every spatial axis."""
+    return tuple(along(p, axis) for axis in range(p.ndim))
 
 
 def columns(p: ConvProblem) -> list[int]:

@@ -21,7 +21,7 @@ from .blocking import VECTOR_BYTES
 if TYPE_CHECKING:
     from ..target import Target
 
-__all__ = ["innermost", "interleave", "interleaved", "turning"]
+__all__ = ["channels_innermost", "interleave", "interleaved", "turning"]
 
 _TURN = 100  # cycles, in which a block is turned
 
@@ -46,12 +46,13 @@ def interleave(x: Array, y: Array, back: bool = False) -> None:
     loops.interleave(x.dtype.type(0), address(source), x_strides, address(target), y_strides, shape, back)
 
 
-def innermost(x: Array, axis: int, xp: ModuleType) -> tuple[Array, tuple[int, ...]]:
+def channels_innermost(x: Array, axis: int, xp: ModuleType) -> tuple[Array, tuple[int, ...]]:
     """An image as compiled loops take it whose vectors hold channels, and its strides in elements.
 
     ``axis`` is 2 or, of groups of one channel each, 1. What has planes in memory is interleaved.
     """
-    if x.shape[axis] > 1 and x.strides[axis] != x.itemsize == x.strides[-1]:
+    rows = x.strides[-1] == x.itemsize and min(x.strides) >= 0 and x.flags.aligned  # or they would be copied first
+    if rows and x.shape[axis] > 1 and x.strides[axis] != x.itemsize:
         image, x = x, new(xp.empty, x.shape, (0, *range(3, x.ndim), 1, 2), x.dtype, None, xp)
         interleave(image, x)
     return memory(x, axis)

@@ -81,12 +81,11 @@ def _step(p: ConvProblem) -> int:
 
 def _runs_of(p: ConvProblem) -> Sequence[Sequence[Run]]:
     """The runs of every axis; of the two of a plane, all outputs are one, since its margins are masked."""
-    found = runs(p)
     if holds(p) != "positions":
-        return found
+        return runs(p)
     whole = zip(p.output_size, p.kernel, p.padding, strict=True)
     planes = [(Run(0, outputs, 0, taps, -low),) for outputs, taps, (low, _) in whole]
-    return (*found[:-2], *planes[-2:])
+    return (*(edges.along(p, axis) for axis in range(p.ndim - 2)), *planes[-2:])
 
 
 class _Axis(NamedTuple):
@@ -221,27 +220,27 @@ def _stretch(p: ConvProblem) -> int:
     return _FAR if holds(p) == "positions" else max(8, min(16, _LINES // (p.taps // p.kernel[-1])))
 
 
-class _Place(NamedTuple):
-    """An output on one of the other axes: its run, and its number there; or the first of a block of them."""
+class _Places(NamedTuple):
+    """Outputs on one of the other axes that see the same taps: their run, and where in it each is, or each block."""
 
     run: Run
-    first: int
+    firsts: Sequence[int]
     block: bool
 
 
-def _places(p: ConvProblem, axis: int, high: int) -> Iterator[list[_Place]]:
-    """Those that see the same taps of an axis, of each run in turn: in blocks that are ``high``, or one by one.
+def _places(p: ConvProblem, axis: int, high: int) -> Iterator[_Places]:
+    """Those of an axis, run by run: in blocks that are ``high``, or one by one.
 
     Along the last axis of a plane vectors run by themselves, and there is one for all.
     """
     for run in _runs_of(p)[axis]:
         if holds(p) == "positions" and axis == p.ndim - 1:
-            yield [_Place(run, 0, False)]
+            yield _Places(run, (0,), False)
         elif axis == _down(p) and 1 < high <= run.outputs and run.taps == p.kernel[axis]:
             # The last block lies over the one before.
-            yield [_Place(run, min(i, run.outputs - high), True) for i in range(0, run.outputs, high)]
+            yield _Places(run, [min(i, run.outputs - high) for i in range(0, run.outputs, high)], True)
         else:
-            yield [_Place(run, i, False) for i in range(run.outputs)]
+            yield _Places(run, range(run.outputs), False)
 
 
 @lru_cache
@@ -250,7 +249,7 @@ def units(p: ConvProblem, registers: int, lanes: int) -> int:
     axis, kind = _along(p), holds(p)
     high, rows, _ = block(p, registers, lanes)[0]
     pieces = sum(sum(1 for _ in _pieces(run.outputs, rows)) for run in _runs_of(p)[axis]) if axis >= 0 else 1
-    places = math.prod(sum(map(len, _places(p, a, high))) for a in range(p.ndim) if a != axis)
+    places = math.prod(sum(len(some.firsts) for some in _places(p, a, high)) for a in range(p.ndim) if a != axis)
     panels = {"channels": -(-p.groups // lanes), "filters": p.groups * -(-p.filters // lanes)}
     vectors = panels.get(kind, -(-p.output_size[-1] // lanes))
     return p.batch * (p.groups if kind == "positions" else 1) * places * -(-vectors // _stretch(p)) * pieces
@@ -274,7 +273,7 @@ def _lines(
     others = [a for a in range(p.ndim) if a != _along(p)]
     channels = every(p.channels, x_strides[2]), every(p.channels, inner)
 
-    def taps(a: int, place: _Place) -> Sequence[int]:
+    def taps(a: int, place: _Places) -> Sequence[int]:
         """Where the pixels of a run's taps lie, from its first on; of those that a block meets, that of the first."""
         if place.block:
             return (0,)
@@ -282,7 +281,7 @@ def _lines(
             return tuple(edges.columns(p))
         return every(place.run.taps, p.dilation[a] * x_space[a])
 
-    def w_taps(a: int, place: _Place) -> Sequence[int]:
+    def w_taps(a: int, place: _Places) -> Sequence[int]:
         """Where those taps lie in the kernel."""
         run = place.run
         return (0,) if place.block else every(run.tap + run.taps, w_space[a])[run.tap :]
@@ -293,19 +292,22 @@ def _lines(
     outer: list[Array] = []
     for some in product(*(_places(p, a, high) for a in others)):
         begin = sum(lines.shape[0] for lines in x_lines)
-        alike = [(a, places[0]) for a, places in zip(others, some, strict=True)]
-        x_lines.append(offsets((*(taps(a, place) for a, place in alike), channels[0]), xp))
-        w_lines.append(offsets((*(w_taps(a, place) for a, place in alike), channels[1]), xp))
+        each = [*zip(others, some, strict=True)]
+        x_lines.append(offsets((*(taps(a, places) for a, places in each), channels[0]), xp))
+        w_lines.append(offsets((*(w_taps(a, places) for a, places in each), channels[1]), xp))
         if planes:
-            before = ((0,) * place.run.taps for _, place in alike[:-1])
+            before = ((0,) * places.run.taps for _, places in each[:-1])
             columns.append(offsets((*before, tuple(edges.columns(p))), xp))
         # Where a plane's rows begin is said of its columns.
-        those = [(a, places) for a, places in zip(others, some, strict=True) if not planes or a < p.ndim - 1]
-        x = [[(at.run.start + at.first * p.stride[a]) * x_space[a] for at in places] for a, places in those]
-        y = [[(at.run.first + at.first) * y_space[a] for at in places] for a, places in those]
-        begins = [offsets(tuple(axes), xp) for axes in (x, y)]
-        same = begin, begin + x_lines[-1].shape[0], any(place.block for _, place in alike)
-        outer.append(xp.stack([*begins, *(xp.full_like(begins[0], value) for value in same)], axis=1))
+        those = [
+            (a, places.run, xp.asarray(places.firsts, dtype=xp.int64))
+            for a, places in each
+            if not planes or a < p.ndim - 1
+        ]
+        x = offsets(tuple((run.start + at * p.stride[a]) * x_space[a] for a, run, at in those), xp)
+        y = offsets(tuple((run.first + at) * y_space[a] for a, run, at in those), xp)
+        same = begin, begin + x_lines[-1].shape[0], any(places.block for places in some)
+        outer.append(xp.stack([x, y, *(xp.full_like(x, value) for value in same)], axis=1))
     every_place = xp.concat(outer)
     return _Lines(
         xp.concat(x_lines),

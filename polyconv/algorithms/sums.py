@@ -22,7 +22,7 @@ from ..rounding import roundoff, summed
 from .base import Cost
 from .blocking import REGISTERS, SOME, VECTOR_BYTES, Block, block
 from .edges import runs
-from .interleaved import innermost, turning
+from .interleaved import channels_innermost, turning
 
 __all__ = ["cost", "sums"]
 
@@ -158,8 +158,8 @@ def sums(x: Array, dy: Array, p: ConvProblem, xp: ModuleType) -> Array:
 
     if _regions(p) > _REGIONS:
         x, p = pad(x, [(0, 0)] * 3 + [*p.padding], "constant", xp), p.padded
-    pixels, x_strides = innermost(x, 1, xp) if _own(p) else memory(x)
-    gradient, dy_strides = innermost(dy, 1 if _own(p) else 2, xp)
+    pixels, x_strides = channels_innermost(x, 1, xp) if _own(p) else memory(x)
+    gradient, dy_strides = channels_innermost(dy, 1 if _own(p) else 2, xp)
     lanes, extent = microkernel.VECTOR_BYTES // p.itemsize, _extent(p)
     (rows, vectors), _ = _blocked(p, microkernel.REGISTERS, lanes)
     dw = aligned((1 if _own(p) else p.groups, p.channels, *p.kernel, extent), p.dtype)
