@@ -52,40 +52,31 @@ __all__ = [
 ]
 
 
-class Options(TypedDict, total=False):
-    """The keywords of every convolution; their defaults stand in the signatures of ``arguments``."""
-
+class _Common(TypedDict, total=False):
     stride: int | Sequence[int]
     padding: Padding
     dilation: int | Sequence[int]
     groups: int
     layout: str | None
     kernel_layout: str | None
+    flip_kernel: bool
+    dtype: Any
+    algorithm: str | Algorithm
+    accuracy: str
+    max_workspace: int | None
+    workers: int | None
+
+
+class Options(_Common, total=False):
+    """The keywords of convolutions; their defaults and their order stand in the signatures of ``arguments``."""
+
     padding_mode: str
-    flip_kernel: bool
-    dtype: Any
-    algorithm: str | Algorithm
-    accuracy: str
-    max_workspace: int | None
-    workers: int | None
 
 
-class TransposedOptions(TypedDict, total=False):
-    """The keywords of transposed convolutions; their defaults stand in the signatures of ``arguments``."""
+class TransposedOptions(_Common, total=False):
+    """The same of transposed convolutions."""
 
-    stride: int | Sequence[int]
-    padding: Padding
     output_padding: int | Sequence[int]
-    dilation: int | Sequence[int]
-    groups: int
-    layout: str | None
-    kernel_layout: str | None
-    flip_kernel: bool
-    dtype: Any
-    algorithm: str | Algorithm
-    accuracy: str
-    max_workspace: int | None
-    workers: int | None
 
 
 def _keywords(reader: Callable[..., object], options: Any) -> dict[str, inspect.Parameter]:
