@@ -420,7 +420,7 @@ def conv_transpose3d(x: Array, w: Array, bias: Array | None = None, **options: U
 def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: Unpack[Options]) -> Array:
     """The gradient of a loss with respect to the image, from ``dy``, that with respect to ``conv(x, w, ...)``.
 
-    The keywords are those that :func:`conv` was called with.
+    The keywords are those that :func:`conv` was called with; an ``algorithm`` has to take the gradient as well.
 
     Returns
     -------
@@ -438,7 +438,7 @@ def conv_input_grad(dy: Array, w: Array, input_shape: Sequence[int], **options: 
 def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options: Unpack[Options]) -> Array:
     """The gradient of a loss with respect to the kernel, from ``dy``, that with respect to ``conv(x, w, ...)``.
 
-    The keywords are those that :func:`conv` was called with.
+    The keywords are those that :func:`conv` was called with; an ``algorithm`` has to take the gradient as well.
 
     Returns
     -------
@@ -456,7 +456,7 @@ def conv_weight_grad(x: Array, dy: Array, kernel_shape: Sequence[int], **options
 def conv_vjp(x: Array, w: Array, dy: Array, **options: Unpack[Options]) -> tuple[Array, Array, Array]:
     """All gradients of a convolution, from ``dy``, that with respect to ``conv(x, w, bias, ...)``.
 
-    The keywords are those that :func:`conv` was called with.
+    The keywords are those that :func:`conv` was called with; an ``algorithm`` has to take the gradient as well.
 
     Returns
     -------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import tracemalloc
 from typing import Any
 from unittest import mock
 
@@ -13,6 +12,7 @@ import pytest
 from backends import FLOATS, SIGNED, Backend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory import peak_of
 from strategies import Case, cases
 
 import polyconv as pc
@@ -361,11 +361,7 @@ def test_kernel_gradients_keep_to_the_workspace(groups: int, limit: int, workers
     shape = (filters, channels // groups, 3, 3)
     keywords: dict[str, Any] = {"groups": groups, "workers": workers}
     expected = pc.conv_weight_grad(x, dy, shape, **keywords)
-    pc.release_memory()
-    tracemalloc.start()
-    found = pc.conv_weight_grad(x, dy, shape, max_workspace=limit, **keywords)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    peak, found = peak_of(lambda: pc.conv_weight_grad(x, dy, shape, max_workspace=limit, **keywords), warm=False)
     assert peak - found.nbytes <= limit
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
 

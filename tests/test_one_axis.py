@@ -5,16 +5,15 @@ On random problems: ``test_compiled.py``.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import math
 import re
-import tracemalloc
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
+from memory import peak_beside_result
 from numba import njit
 
 import polyconv as pc
@@ -146,15 +145,7 @@ def test_it_holds_no_more_than_it_says() -> None:
     x, w = np.ones((4, 200, 120, 3), np.float32), np.ones((5, 5, 3, 64), np.float32)
     plan = pc.plan(x, w, layout="NHWC", algorithm=blocks_of(2, 4), workers=2, prepared=True)
     prepared = plan.prepare(w)
-    prepared(x)
-    pc.release_memory()
-    gc.collect()
-    tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    y = prepared(x)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak - before - y.nbytes <= plan.chosen.workspace + 8192 <= x.nbytes // 4
+    assert peak_beside_result(prepared, x) <= plan.chosen.workspace + 8192 <= x.nbytes // 4
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import dataclasses
 import gc
 import math
 import re
-import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from backends import ON_NUMPY
+from memory import peak_beside_result, peak_of
 from spy import only
 
 import polyconv as pc
@@ -71,27 +71,6 @@ def little_to_collect() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-def peak_of(call: Any, *args: Any) -> tuple[int, Any]:
-    """The most bytes that ``call`` held at once, beyond what stood before it, and what it returned."""
-    call(*args)  # whatever is cached is cached now
-    pc.release_memory()  # but memory is not
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        y = call(*args)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    return peak - before, y
-
-
-def peak_beside_result(call: Any, *args: Any) -> int:
-    """The most bytes that ``call`` held at once, beyond what stood before it and what it returned."""
-    peak, y = peak_of(call, *args)
-    return int(peak - y.nbytes)
 
 
 def uncounted(plan: pc.Plan) -> int:
